@@ -1,0 +1,1 @@
+"""The doors: HTTP, Python, command line. The composition root; nobody imports it."""

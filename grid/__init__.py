@@ -1,0 +1,1 @@
+"""The words and the rules: frozen values, pure policies, configuration. No torch, no Dask, no web server."""

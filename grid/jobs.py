@@ -1,0 +1,104 @@
+"""A job, and what placement must know of a piece of work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. The last four are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What placement must know of one piece of work: the same for a Dask task, an actor and a pulled job."""
+
+    type: str
+    """Job type, e.g. ``embedding``."""
+    model: str | None = None
+    """Model id; a donor that already holds it scores higher. None: the type's default."""
+    region: str | None = None
+    """Preferred region code. None: no preference."""
+    allow_cross_region: bool = True
+    """False: only donors in `region` may take it."""
+    gpu_memory_gb: float = 0.0
+    """GPU memory that the work needs, in GB. 0: it does not matter."""
+    excluded: frozenset[str] = frozenset()
+    """Ids of donors on which this work already failed."""
+    deaths_allowed: int | None = None
+    """How many workers may die under a Dask task before its submitter is told. None: the scheduler's own limit."""
+
+    def to_annotation(self) -> dict[str, Any]:
+        """As a plain dict of msgpack types, for ``dask.annotate(grid=…)``; defaults are left out."""
+        return {
+            name: (sorted(value) if name == "excluded" else value)
+            for name in self.__slots__
+            if (value := getattr(self, name)) != _DEFAULTS.get(name, _REQUIRED)
+        }
+
+    @classmethod
+    def from_annotation(cls, annotation: Mapping[str, Any]) -> Ask:
+        """The inverse of `to_annotation`. Raises TypeError on unknown or missing fields."""
+        fields = dict(annotation)
+        if "excluded" in fields:
+            fields["excluded"] = frozenset(fields["excluded"])
+        return cls(**fields)
+
+
+_REQUIRED = object()
+_DEFAULTS: dict[str, Any] = {name: getattr(Ask(type=""), name) for name in Ask.__slots__ if name != "type"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One accepted request for work, as the store keeps it."""
+
+    id: str
+    type: str
+    """Job type, e.g. ``embedding``."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Validated parameters of the job type."""
+    status: JobStatus = JobStatus.QUEUED
+    priority: int = 0
+    """Higher first."""
+    region: str | None = None
+    """Preferred region code."""
+    allow_cross_region: bool = True
+    timeout_seconds: float = 300.0
+    """Wall time from the start of an attempt to its forced end."""
+    attempts: int = 0
+    """How many times it was started."""
+    worker_id: str | None = None
+    """Donor that runs or ran it."""
+    result: Mapping[str, Any] | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+    """UTC, the store's clock; the same for the next two."""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+    def ask(self, *, gpu_memory_gb: float = 0.0, excluded: frozenset[str] = frozenset()) -> Ask:
+        """The part of this job that placement looks at."""
+        return Ask(
+            type=self.type,
+            model=self.params.get("model"),
+            region=self.region,
+            allow_cross_region=self.allow_cross_region,
+            gpu_memory_gb=gpu_memory_gb,
+            excluded=excluded,
+        )

@@ -1,0 +1,1 @@
+"""What a job is: the job types and the bulk machinery that runs them over whole datasets."""
