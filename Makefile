@@ -1,0 +1,51 @@
+# Every target works on a fresh machine with Python >= 3.11, git and make: the environment comes first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling test-dask-cuda lock docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+dev: ## make .venv with all that development needs (a second run is instant)
+	@$(PYTHON) scripts/bootstrap
+
+demo: dev ## a local grid embeds 10,000 real texts, searches them, and serves the same model over HTTP
+	@$(BIN)/python scripts/demo
+
+test: dev lint ## every test: lint, types, import contract, unit, real processes, faults (< 20 min on 2 cores)
+	$(BIN)/pytest
+
+test-fast: dev ## the tests without models and processes (< 1 min)
+	$(BIN)/pytest -m "not slow"
+
+lint: dev types ## ruff, the type checker and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+format: dev ## let ruff put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: dev
+	@scripts/types
+
+bench-embedding: dev ## bulk embedding against sentence-transformers, plain Dask and the bare model loop
+	$(BIN)/python benchmarks/bulk_embedding.py
+
+bench-scheduling: dev ## our scheduler against the stock one, and the cost of one placement
+	$(BIN)/python benchmarks/scheduling.py
+
+test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
+	scripts/test-dask-cuda
+
+docs: dev ## write the generated pages anew (configuration, command line)
+	$(BIN)/python scripts/generate-docs
+
+lock: dev ## write requirements.lock anew
+	scripts/lock
+
+clean: ## remove the environment and everything that was built
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,104 @@
+"""Models that stay: loaded once per worker process by whoever needs them first, kept until the memory is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from .embedding import EmbeddingModel
+
+M = TypeVar("M")
+
+MAX_RESIDENT = 2
+"""Models of one kind that one process keeps; the least recently used one goes first."""
+
+
+class Residents(Generic[M]):
+    """A bounded cache of loaded models. Loading is single flight: whoever comes second waits for the first one's."""
+
+    def __init__(
+        self,
+        load: Callable[..., M],
+        *,
+        limit: int = MAX_RESIDENT,
+        loaded: Callable[[str], None] = lambda model: None,
+        unloaded: Callable[[str], None] = lambda model: None,
+    ) -> None:
+        """`load(model, **options)` makes a model; `loaded` and `unloaded` hear of every arrival and departure."""
+        self._load, self._limit, self._loaded, self._unloaded = load, limit, loaded, unloaded
+        self._models: OrderedDict[tuple[str, ...], Future[M]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, model: str, **options: str) -> M:
+        """The model, loaded now if it is not resident. A failed load raises for all who waited, and is tried anew."""
+        key = (model, *(f"{name}={value}" for name, value in sorted(options.items())))
+        with self._lock:
+            future = self._models.get(key)
+            mine = future is None
+            if future is None:
+                future = self._models[key] = Future()
+            self._models.move_to_end(key)
+        if mine:
+            self._fill(key, future, model, options)
+        return future.result()
+
+    def _fill(self, key: tuple[str, ...], future: Future[M], model: str, options: dict[str, str]) -> None:
+        self._make_room()
+        try:
+            future.set_result(self._load(model, **options))
+        except BaseException as error:
+            with self._lock:
+                self._models.pop(key, None)
+            future.set_exception(error)
+            raise
+        self._loaded(model)
+
+    def _make_room(self) -> None:
+        """Let go of the least recently used models beyond the limit; one that is being loaded stays."""
+        gone: list[str] = []
+        with self._lock:
+            for key in list(self._models):
+                if len(self._models) <= self._limit:
+                    break
+                if self._models[key].done():
+                    del self._models[key]
+                    gone.append(key[0])
+            kept = {key[0] for key in self._models}
+        for model in gone:
+            if model not in kept:
+                self._unloaded(model)
+
+
+def _tell_donor(event: str, model: str) -> None:
+    """Tell the scheduler, by way of the donor plugin of the Dask worker that runs us, if one does."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:  # not on a worker
+        return
+    plugin = worker.plugins.get("idlegrid-donor")
+    if plugin is not None:
+        getattr(plugin, event)(model)
+
+
+def _load_embedding_model(model: str, *, dtype: str, device: str) -> EmbeddingModel:
+    from .embedding import EmbeddingModel  # torch takes seconds to import: only a process that computes pays for it
+
+    return EmbeddingModel(model, dtype=dtype, device=device)
+
+
+_embedding_models: Residents[EmbeddingModel] = Residents(
+    _load_embedding_model,
+    loaded=lambda model: _tell_donor("loaded", model),
+    unloaded=lambda model: _tell_donor("unloaded", model),
+)
+
+
+def embedding_model(model: str, *, dtype: str = "auto", device: str = "auto") -> EmbeddingModel:
+    """The resident embedding model of this process, loaded at the first call. See `EmbeddingModel` for the options."""
+    return _embedding_models.get(model, dtype=dtype, device=device)
