@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from .regions import check_region
 
 
 class DonorState(StrEnum):
@@ -16,9 +19,17 @@ class DonorState(StrEnum):
     OFFLINE = "offline"
 
 
+def _require(holds: bool, field: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {value!r}; allowed: {allowed}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the owner allows (SPEC's load control). The defaults allow everything, one job at a time."""
+    """What the owner allows (SPEC's load control). The defaults allow everything, one job at a time.
+
+    Raises ValueError on a value that no owner can mean.
+    """
 
     acceptance_rate: float = 1.0
     """Share of the offered work to take, 0.1 to 1.0."""
@@ -34,6 +45,25 @@ class Limits:
     """IANA name of the donor's own time zone."""
     max_gpu_memory_percent: float = 90.0
     """Work is refused that would fill the GPU's memory beyond this share."""
+
+    def __post_init__(self) -> None:
+        hours = (self.working_hours_start, self.working_hours_end)
+        _require(0.1 <= self.acceptance_rate <= 1.0, "acceptance_rate", self.acceptance_rate, "0.1 to 1.0")
+        _require(self.max_concurrent_jobs >= 1, "max_concurrent_jobs", self.max_concurrent_jobs, "at least 1")
+        _require(self.max_jobs_per_hour >= 0, "max_jobs_per_hour", self.max_jobs_per_hour, "0 (no limit) or more")
+        _require(
+            0 < self.max_gpu_memory_percent <= 100,
+            "max_gpu_memory_percent",
+            self.max_gpu_memory_percent,
+            "above 0, to 100",
+        )
+        _require(hours == (None, None) or None not in hours, "working_hours", hours, "both hours, or neither")
+        for hour in hours:
+            _require(hour is None or hour in range(24), "working_hours", hours, "full hours, 0 to 23")
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            _require(False, "time_zone", self.time_zone, "an IANA name such as Europe/Berlin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +92,11 @@ class Donor:
     """Score 0-1 (`grid.reliability`)."""
     avg_latency_ms: float | None = None
     """Mean service time of its finished jobs, in ms. None: nothing finished yet."""
+
+    def __post_init__(self) -> None:
+        check_region(self.region)
+        _require(0.0 <= self.reliability <= 1.0, "reliability", self.reliability, "0 to 1")
+        _require(self.gpu_memory_gb >= 0, "gpu_memory_gb", self.gpu_memory_gb, "0 (no GPU) or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from .regions import check_region
+
 
 class JobStatus(StrEnum):
     """Where a job stands. The last four are final."""
@@ -26,7 +28,10 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What placement must know of one piece of work: the same for a Dask task, an actor and a pulled job."""
+    """What placement must know of one piece of work: the same for a Dask task, an actor and a pulled job.
+
+    Raises UnknownRegionError on a region that is none of the seven.
+    """
 
     type: str
     """Job type, e.g. ``embedding``."""
@@ -42,6 +47,10 @@ class Ask:
     """Ids of donors on which this work already failed."""
     deaths_allowed: int | None = None
     """How many workers may die under a Dask task before its submitter is told. None: the scheduler's own limit."""
+
+    def __post_init__(self) -> None:
+        if self.region is not None:
+            check_region(self.region)
 
     def to_annotation(self) -> dict[str, Any]:
         """As a plain dict of msgpack types, for ``dask.annotate(grid=…)``; defaults are left out."""
