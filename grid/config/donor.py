@@ -1,0 +1,158 @@
+"""What a donor decides: the server it works for, its models, its GPU, and how much of it may be used."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from .fields import Section, setting
+from .kinds import Auto, HttpUrl, NonEmpty, TimeZone
+
+
+class Server(Section):
+    """The grid's HTTP service, as a donor reaches it."""
+
+    url: HttpUrl = setting(
+        "http://localhost:8000",
+        "Address of the grid's HTTP service.",
+        variable="GPU_SERVER_URL",
+        secret=True,
+        allowed="an http:// or https:// URL",
+    )
+    timeout: float = setting(
+        30.0, "Longest wait for one answer of the service.", variable="GPU_SERVER_TIMEOUT", unit="s", gt=0, le=3600
+    )
+    verify_ssl: bool = setting(
+        True, "Check the service's TLS certificate. Turn off for a test only.", variable="GPU_SERVER_VERIFY_SSL"
+    )
+
+
+def _model_of(what: str, variable: str) -> NonEmpty | None:
+    text = f"Model for {what}: a name of the catalogue, a Hugging Face id or a local folder."
+    value: NonEmpty | None = setting(None, text, variable=variable, unset="the catalogue's default that fits")
+    return value
+
+
+class LlmEngine(Section):
+    """The language model."""
+
+    model_id: NonEmpty | None = _model_of("text generation", "GPU_LLM_MODEL")
+
+
+class ImageEngine(Section):
+    """The image generator."""
+
+    model_id: NonEmpty | None = _model_of("image generation", "GPU_IMAGE_MODEL")
+
+
+class VisionEngine(Section):
+    """The model that looks at images."""
+
+    model_id: NonEmpty | None = _model_of("questions about images", "GPU_VISION_MODEL")
+
+
+class WhisperEngine(Section):
+    """The speech recogniser."""
+
+    model_id: NonEmpty | None = _model_of("speech recognition", "GPU_WHISPER_MODEL")
+
+
+class EmbeddingEngine(Section):
+    """The embedding model."""
+
+    model_id: NonEmpty | None = _model_of("embeddings", "GPU_EMBEDDING_MODEL")
+
+
+class Engines(Section):
+    """Which model serves each job type."""
+
+    llm: LlmEngine = LlmEngine()
+    image_gen: ImageEngine = ImageEngine()
+    vision: VisionEngine = VisionEngine()
+    whisper: WhisperEngine = WhisperEngine()
+    embedding: EmbeddingEngine = EmbeddingEngine()
+
+
+class Gpu(Section):
+    """The GPU that is lent."""
+
+    device_id: int = setting(0, "Number of the GPU, as nvidia-smi counts.", variable="GPU_DEVICE_ID", ge=0)
+    max_memory_gb: Auto[float] = setting(
+        None,
+        "GPU memory that the grid may use at most.",
+        variable="GPU_MAX_MEMORY_GB",
+        unit="GB",
+        unset="auto",
+        allowed="a number above 0, or auto (all that there is)",
+        gt=0,
+    )
+    enable_cpu_offload: bool = setting(
+        True, "Keep weights in main memory where GPU memory is short.", variable="GPU_ENABLE_CPU_OFFLOAD"
+    )
+
+
+class LoadControl(Section):
+    """When and how hard the donor's machine works."""
+
+    acceptance_rate: float = setting(
+        1.0, "Share of the offered work to take.", variable="GPU_ACCEPTANCE_RATE", ge=0.1, le=1.0
+    )
+    max_concurrent_jobs: int = setting(1, "Jobs at the same time.", variable="GPU_MAX_CONCURRENT_JOBS", ge=1, le=1024)
+    max_jobs_per_hour: int = setting(
+        0, "Jobs started within any 60 minutes; 0: no limit.", variable="GPU_MAX_JOBS_PER_HOUR", unit="1/h", ge=0
+    )
+    working_hours_start: int | None = setting(
+        None,
+        "Hour of the day at which work begins; only together with the end.",
+        variable="GPU_WORKING_HOURS_START",
+        unit="h",
+        unset="around the clock",
+        ge=0,
+        le=23,
+    )
+    working_hours_end: int | None = setting(
+        None,
+        "Hour of the day at which work ends; before the start: on the next day.",
+        variable="GPU_WORKING_HOURS_END",
+        unit="h",
+        unset="around the clock",
+        ge=0,
+        le=23,
+    )
+    time_zone: TimeZone | None = setting(
+        None,
+        "Time zone of the working hours.",
+        variable="GPU_TIME_ZONE",
+        unset="the machine's own",
+        allowed="a name of the IANA database, such as Europe/Berlin",
+    )
+    max_gpu_memory_percent: float = setting(
+        90.0,
+        "Work is refused that would fill the GPU's memory beyond this share.",
+        variable="GPU_MAX_GPU_MEMORY_PERCENT",
+        unit="%",
+        ge=1,
+        le=100,
+    )
+
+    @model_validator(mode="after")
+    def _both_hours(self) -> Self:
+        if (self.working_hours_start is None) != (self.working_hours_end is None):
+            raise ValueError("working_hours_start and working_hours_end are set both or not at all")
+        return self
+
+
+class Direct(Section):
+    """Direct mode: clients talk to the worker itself."""
+
+    enabled: bool = setting(False, "Offer direct mode.", variable="GPU_DIRECT_ENABLED")
+    host: NonEmpty = setting("0.0.0.0", "Address to listen on.", variable="GPU_DIRECT_HOST")  # noqa: S104 - SPEC's default, off unless enabled
+    port: int = setting(8080, "Port to listen on.", variable="GPU_DIRECT_PORT", ge=1, le=65535)
+    public_url: HttpUrl | None = setting(
+        None,
+        "Address under which clients reach this worker.",
+        variable="GPU_DIRECT_PUBLIC_URL",
+        secret=True,
+        allowed="an http:// or https:// URL",
+    )

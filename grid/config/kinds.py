@@ -1,0 +1,93 @@
+"""Kinds of values that more than one setting has, each with the check that makes it one."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ..regions import check_region
+from ..suggest import did_you_mean
+
+JOB_TYPES = ("llm", "embedding", "whisper", "image_gen", "vision")
+"""The job types that the grid was made for; installed packages may add more."""
+
+T = TypeVar("T")
+
+
+def _auto(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+@cache
+def _job_types() -> tuple[str, ...]:
+    installed = entry_points(group="idlegrid.job_types")
+    return (*JOB_TYPES, *(point.name for point in installed if point.name not in JOB_TYPES))
+
+
+def _job_type(value: str) -> str:
+    # looking at what is installed takes milliseconds: only for a name that is not one of ours
+    if value not in JOB_TYPES and value not in _job_types():
+        raise ValueError(f"{value!r} is no job type.{did_you_mean(value, _job_types())}")
+    return value
+
+
+def _commas(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _at_least_one(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("an empty list would take no work")
+    return tuple(dict.fromkeys(value))
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in schemes or not (parts.hostname or parts.scheme == "unix"):
+            raise ValueError(f"not a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{value!r} is no time zone of the IANA database") from None
+    return value
+
+
+def _networks(value: Any) -> Any:
+    """``10.0.0.0/8=europe-west,…`` as a mapping; the networks of a mapping in their normal form."""
+    if isinstance(value, str):
+        value = dict(part.partition("=")[::2] for part in value.split(",") if part.strip())
+    if not isinstance(value, Mapping):
+        return value
+    return {str(ipaddress.ip_network(str(network).strip())): region for network, region in value.items()}
+
+
+Auto = Annotated[T | None, BeforeValidator(_auto)]
+"""A value, or None, which is written ``auto``."""
+Region = Annotated[str, AfterValidator(check_region)]
+"""One of the seven region codes."""
+JobTypes = Annotated[
+    tuple[Annotated[str, AfterValidator(_job_type)], ...], BeforeValidator(_commas), AfterValidator(_at_least_one)
+]
+"""Job types; in a variable with commas."""
+HttpUrl = Annotated[str, _url("http", "https")]
+RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
+DaskAddress = Annotated[str, _url("tcp", "tls", "ucx", "ws", "wss", "inproc")]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+"""Name of an IANA time zone, e.g. ``Europe/Berlin``."""
+Networks = Annotated[dict[str, Region], BeforeValidator(_networks)]
+"""Network in CIDR form → region code; in a variable ``10.0.0.0/8=europe-west,…``."""
+NonEmpty = Annotated[str, Field(min_length=1)]

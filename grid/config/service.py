@@ -1,0 +1,111 @@
+"""The grid's own side: the HTTP service, the Dask scheduler, regions of clients, metrics and traces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from .fields import Section, setting
+from .kinds import DaskAddress, HttpUrl, Networks, NonEmpty
+
+
+class Api(Section):
+    """The HTTP service. It has no authentication yet, so it listens on loopback unless told otherwise."""
+
+    host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_API_HOST")
+    port: int = setting(8000, "Port to listen on; 0: any free one.", variable="IDLEGRID_API_PORT", ge=0, le=65535)
+    max_queue: int = setting(
+        4096, "Inputs that may wait; beyond it 429.", variable="IDLEGRID_API_MAX_QUEUE", unit="inputs", ge=1
+    )
+    max_queue_chars: int = setting(
+        16_000_000,
+        "Text that may wait (a token counts as 4); beyond it 429.",
+        variable="IDLEGRID_API_MAX_QUEUE_CHARS",
+        unit="characters",
+        ge=1,
+    )
+    max_batches_in_flight: int = setting(
+        4,
+        "Batches of one model that are computed at the same time.",
+        variable="IDLEGRID_API_MAX_BATCHES_IN_FLIGHT",
+        ge=1,
+    )
+    max_inputs: int = setting(
+        2048, "Inputs in one request.", variable="IDLEGRID_API_MAX_INPUTS", unit="inputs", ge=1, le=65536
+    )
+    max_body_mb: float = setting(
+        16.0, "Size of one request; beyond it 413.", variable="IDLEGRID_API_MAX_BODY_MB", unit="MB", gt=0, le=1024
+    )
+    request_timeout: float = setting(
+        60.0,
+        "Time from a request's arrival to its answer; beyond it 504.",
+        variable="IDLEGRID_API_REQUEST_TIMEOUT",
+        unit="s",
+        gt=0,
+        le=3600,
+    )
+
+
+class Scheduler(Section):
+    """The Dask scheduler: where to find it, or where to start it."""
+
+    address: DaskAddress | None = setting(
+        None,
+        "Scheduler to connect to.",
+        variable="IDLEGRID_SCHEDULER_ADDRESS",
+        unset="start a local grid",
+        allowed="a Dask address such as tcp://127.0.0.1:8786",
+    )
+    host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_SCHEDULER_HOST")
+    port: int = setting(8786, "Port to listen on; 0: any free one.", variable="IDLEGRID_SCHEDULER_PORT", ge=0, le=65535)
+    dashboard_port: int = setting(
+        8787, "Port of the dashboard; 0: any free one.", variable="IDLEGRID_SCHEDULER_DASHBOARD_PORT", ge=0, le=65535
+    )
+
+
+class Regions(Section):
+    """How a client's region follows from its address, when it names none."""
+
+    networks: Networks = setting(
+        {},
+        "Region of each network; the longest prefix wins, and the table wins over the GeoIP file.",
+        variable="IDLEGRID_REGIONS_NETWORKS",
+        allowed="networks in CIDR form with a region code each",
+    )
+    geoip_path: Path | None = setting(
+        None,
+        "GeoIP database in MaxMind's format (.mmdb).",
+        variable="IDLEGRID_REGIONS_GEOIP_PATH",
+        allowed="a path",
+    )
+
+
+class Metrics(Section):
+    """Prometheus metrics."""
+
+    enabled: bool = setting(True, "Serve them.", variable="GPU_OBSERVABILITY_METRICS_ENABLED")
+    port: int = setting(9090, "Port to serve them on.", variable="GPU_OBSERVABILITY_METRICS_PORT", ge=1, le=65535)
+
+
+class Tracing(Section):
+    """OpenTelemetry traces."""
+
+    enabled: bool = setting(False, "Send them.", variable="GPU_OBSERVABILITY_TRACING_ENABLED")
+    exporter: Literal["otlp"] = setting("otlp", "How they are sent.", variable="GPU_OBSERVABILITY_TRACING_EXPORTER")
+    endpoint: HttpUrl = setting(
+        "http://localhost:4317",
+        "Where they are sent to.",
+        variable="GPU_OBSERVABILITY_TRACING_ENDPOINT",
+        secret=True,
+        allowed="an http:// or https:// URL",
+    )
+    sample_rate: float = setting(
+        1.0, "Share of requests that is traced.", variable="GPU_OBSERVABILITY_TRACING_SAMPLE_RATE", ge=0, le=1
+    )
+
+
+class Observability(Section):
+    """Metrics and traces of a worker."""
+
+    metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
