@@ -74,7 +74,7 @@ def slots_taken(limits: Limits, load: Load) -> bool:
 
 
 def hourly_capped(limits: Limits, load: Load, now: datetime) -> bool:
-    """Whether as many jobs started within the last hour as may; a start that has left the hour by `now` doesn't count."""
+    """Whether as many jobs started within the hour as may; a start that has left the hour by `now` doesn't count."""
     surplus = load.started_last_hour - limits.max_jobs_per_hour
     if not limits.max_jobs_per_hour or surplus < 0:
         return False
@@ -121,7 +121,7 @@ def opens_at(limits: Limits, now: datetime) -> datetime:
 
 
 def closes_at(limits: Limits, now: datetime) -> datetime | None:
-    """The first moment (UTC) from `now` on outside the working hours (`now` itself when outside). None: there is none."""
+    """The first moment (UTC) from `now` on outside the working hours: `now` itself when outside. None: never."""
     start, end = limits.working_hours_start, limits.working_hours_end
     if start is None or start == end:
         return None

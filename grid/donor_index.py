@@ -172,7 +172,7 @@ class Donors:
         return None
 
     def opened(self, now: datetime) -> frozenset[str]:
-        """Ids of the donors that since the last call began to take work, or to offer other work, and take it at `now`."""
+        """Ids of the donors that began to take work (or offer other work) since the last call, and take it at `now`."""
         self.settle(now)
         opened, self._opened = frozenset(self._opened), set()
         return opened

@@ -1,11 +1,12 @@
-"""The seven regions, how far they lie apart, and in which one a client is."""
+"""The seven regions and how far apart they lie."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from .suggest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,7 @@ class UnknownRegionError(ValueError):
     """A region code that is none of the seven."""
 
     def __init__(self, code: str) -> None:
-        close = difflib.get_close_matches(code, REGIONS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown region {code!r}{hint} (known: {', '.join(REGIONS)})")
+        super().__init__(f"unknown region {code!r}; known: {', '.join(REGIONS)}.{did_you_mean(code, REGIONS)}")
 
 
 def check_region(code: str) -> str:

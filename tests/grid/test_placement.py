@@ -104,4 +104,4 @@ def test_the_index_gives_what_asking_every_donor_gives(history, last_ask, last_n
             found = rank(ask, index, now, draw, limit=limit)
             assert [(c.donor_id, c.score) for c in found] == brute_force(ask, known.values(), now, draw)[:limit]
             assert found == rank(ask, known.values(), now, draw, limit=limit)
-    assert dict((d.id, (d, load)) for d, load in index) == known
+    assert {donor.id: (donor, load) for donor, load in index} == known

@@ -1,0 +1,87 @@
+"""The job type `embedding`: texts in, vectors out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..grid import catalogue
+from ..grid.jobs import Ask
+
+MAX_TEXTS = 2048
+"""Texts in one job, as in OpenAI's API; more is a bulk job."""
+MAX_DIMENSIONS = 65536
+
+
+class EmbeddingParams(BaseModel):
+    """Parameters of an embedding job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
+    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
+    """What to embed. Texts longer than the model's window are truncated."""
+    normalize: bool = True
+    """Scale each vector to length 1."""
+    dimensions: Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)] | None = None
+    """Keep only so many leading values of each vector. None: all."""
+
+
+class Usage(BaseModel):
+    """How much was read."""
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    """Tokens after truncation, special tokens included."""
+    total_tokens: Annotated[int, Field(ge=0)]
+
+
+class EmbeddingResult(BaseModel):
+    """Result of an embedding job."""
+
+    embeddings: list[list[float]]
+    """One vector a text, in the order of the texts."""
+    dimensions: Annotated[int, Field(ge=1)]
+    """Length of each vector."""
+    usage: Usage
+
+
+class EmbeddingJobType:
+    """See `grid.job_types.JobType`."""
+
+    name = "embedding"
+    Params = EmbeddingParams
+    Result = EmbeddingResult
+
+    def ask(self, params: EmbeddingParams) -> Ask:
+        """Always with a model: vectors of two models can't be compared, so a donor's own default won't do."""
+        model = self.model_of(params)
+        listed = catalogue.find(model)
+        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
+
+    def run(self, params: EmbeddingParams) -> EmbeddingResult:
+        """Embed in this process with its resident model. Raises what `actors.embedding` raises."""
+        from ..actors.resident import embedding_model  # brings torch, which only the donor that computes has
+
+        resident = embedding_model(self.model_of(params))
+        tokens = resident.tokenize(params.texts)
+        vectors = resident.embed_tokens(tokens, normalize=params.normalize, dimensions=params.dimensions)
+        read = sum(map(len, tokens))
+        return EmbeddingResult(
+            embeddings=vectors.tolist(),
+            dimensions=vectors.shape[1],
+            usage=Usage(prompt_tokens=read, total_tokens=read),
+        )
+
+    def model_of(self, params: EmbeddingParams) -> str:
+        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
+        listed = catalogue.default_model(self.name) if params.model is None else catalogue.find(params.model)
+        if listed is not None:
+            return listed.id
+        if params.model is None:
+            raise catalogue.UnknownModel(f"the catalogue has no default for {self.name}; name a model")
+        return params.model
+
+
+JOB_TYPE = EmbeddingJobType()
