@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -73,7 +74,7 @@ class Donors:
         self._timed: set[_Entry] = set()
         self._wakes: list[tuple[float, int, _Entry]] = []
         self._serial = count()
-        self._settled_at = float("-inf")
+        self._settled_at = -math.inf
         self._opened: set[str] = set()
         for donor, load in donors:
             self.put(donor, load)
@@ -180,7 +181,7 @@ class Donors:
     def _settle(self, entry: _Entry, now: datetime, at: float) -> None:
         donor, load, limits = entry.donor, entry.load, entry.donor.limits
         takes_work, wake_at = not (load.draining or load.paused or slots_taken(limits, load)), None
-        if limits.working_hours_start is not None:
+        if limits.working_hours_start != limits.working_hours_end:
             _, wake_at, hours_open = entry.hours = _hours_around(entry, now, at)
             takes_work = takes_work and hours_open
         if hourly_capped(limits, load, now):
@@ -286,4 +287,4 @@ def _hours_around(entry: _Entry, now: datetime, at: float) -> tuple[float, float
     limits = entry.donor.limits
     opened = is_open(limits, now)
     turn = closes_at(limits, now) if opened else opens_at(limits, now)
-    return at, turn.timestamp() if turn else float("inf"), opened
+    return at, turn.timestamp() if turn is not None else math.inf, opened

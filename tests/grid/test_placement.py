@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from idlegrid.grid.donors import Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
-from idlegrid.grid.placement import Donors, explain, rank
+from idlegrid.grid.placement import Donors, appraise, explain, rank
 from idlegrid.grid.regions import REGIONS
+from idlegrid.grid.verdicts import Reason
 
 NOW = datetime(2026, 3, 28, 22, 30, tzinfo=UTC)
 """The evening before Europe puts its clocks forward."""
@@ -105,3 +107,137 @@ def test_the_index_gives_what_asking_every_donor_gives(history, last_ask, last_n
             assert [(c.donor_id, c.score) for c in found] == brute_force(ask, known.values(), now, draw)[:limit]
             assert found == rank(ask, known.values(), now, draw, limit=limit)
     assert {donor.id: (donor, load) for donor, load in index} == known
+
+
+def donor(id_: str, **facts: object) -> Donor:
+    facts = {"region": "europe-west", "gpu_memory_gb": 8.0, "supported_types": frozenset({"embedding"})} | facts
+    return Donor(id=id_, **facts)
+
+
+HERE = Ask(type="embedding", region="europe-west")
+
+
+def order(*pairs, ask=HERE, **options) -> list[str]:
+    """Ids in the order of rank; each pair is a donor, or a donor and its load."""
+    known = [pair if isinstance(pair, tuple) else (pair, Load()) for pair in pairs]
+    return [choice.donor_id for choice in rank(ask, Donors(known), NOW, always, **options)]
+
+
+def points(**facts: object) -> float:
+    return appraise(HERE, donor("d", reliability=1.0, **facts), Load()).score
+
+
+def test_points_of_a_gpu_by_its_memory():
+    measured = {gb: points(gpu_memory_gb=gb) for gb in (0.0, 8.0, 11.9, 12.0, 23.9, 24.0, 80.0)}
+    assert measured == {0.0: 10.0, 8.0: 100.0, 11.9: 100.0, 12.0: 120.0, 23.9: 120.0, 24.0: 150.0, 80.0: 150.0}
+
+
+def test_the_score_is_the_product_of_its_factors_and_says_so():
+    ask = Ask(type="embedding", model="m1", region="europe-west")
+    far = donor("d", region="oceania", reliability=0.5, gpu_memory_gb=24.0, limits=Limits(max_concurrent_jobs=2))
+    (choice,) = rank(ask, [(far, Load(running=1, loaded=frozenset({"m1"})))], NOW, always)
+    assert choice.score == pytest.approx(choice.nearness * 0.5 * 150 * 0.1 * 2.0)
+    assert choice.why == "nearness 0.22 × reliability 0.50 × GPU 150 × busy 0.1 × model loaded 2"
+    (plain,) = rank(Ask(type="embedding"), [(donor("d", gpu_memory_gb=0.0), Load())], NOW, always)
+    assert plain.why == "nearness 1.00 × reliability 0.75 × no GPU 10"
+
+
+def test_what_goes_first():
+    slots = Limits(max_concurrent_jobs=2)
+    assert order(donor("far", region="oceania"), donor("near")) == ["near", "far"]
+    assert order(donor("shaky", reliability=0.5), donor("steady", reliability=0.9)) == ["steady", "shaky"]
+    assert order(donor("cpu", gpu_memory_gb=0.0, reliability=1.0), donor("gpu", reliability=0.2)) == ["gpu", "cpu"]
+    assert order((donor("busy", limits=slots, reliability=1.0), Load(running=1)), donor("idle", reliability=0.2)) == [
+        "idle",
+        "busy",
+    ]
+    model = Ask(type="embedding", model="m1")
+    assert order(donor("a"), (donor("b"), Load(loaded=frozenset({"m1"}))), ask=model) == ["b", "a"]
+
+
+def test_ties_go_to_the_lower_latency_then_the_larger_memory_then_the_id():
+    assert order(donor("a"), donor("b", avg_latency_ms=9.0), donor("c", avg_latency_ms=8.0)) == ["c", "b", "a"]
+    assert order(donor("a", gpu_memory_gb=24.0), donor("b", gpu_memory_gb=48.0)) == ["b", "a"]
+    assert order(donor("b"), donor("a")) == ["a", "b"]
+
+
+def test_a_tie_is_not_broken_by_the_noise_of_floating_point():
+    assert 0.1 + 0.2 > 0.3
+    assert order(
+        donor("a", reliability=0.1 + 0.2, avg_latency_ms=9.0), donor("b", reliability=0.3, avg_latency_ms=8.0)
+    ) == ["b", "a"]
+
+
+def test_among_admits_only_those_named():
+    known = [donor("a"), donor("b"), donor("c")]
+    assert order(*known, among={"b", "c", "gone"}) == ["b", "c"]
+    assert order(*known, among={"b", "c"}, limit=1) == ["b"]
+    assert order(*known, among=()) == []
+    assert order(*known, limit=0) == []
+
+
+def test_the_lot_is_drawn_only_from_donors_that_take_a_share():
+    drawn = []
+    rank(
+        Ask(type="embedding"),
+        [(donor("all"), Load()), (donor("half", limits=Limits(acceptance_rate=0.5)), Load())],
+        NOW,
+        lambda id_: drawn.append(id_) or 0.9,
+    )
+    assert drawn == ["half"]
+
+
+def test_explain_names_every_donor_with_its_reason():
+    known = [(donor("off"), Load(paused=True)), (donor("far", region="oceania"), Load()), (donor("near"), Load())]
+    told = explain(HERE, known, NOW, always)
+    assert [(d.id, verdict.reason, score is None) for d, verdict, score in told] == [
+        ("near", Reason.ACCEPTED, False),
+        ("far", Reason.ACCEPTED, False),
+        ("off", Reason.PAUSED, True),
+    ]
+
+
+def test_a_donor_comes_and_goes_with_its_hours_its_slots_and_its_owner():
+    night = donor("d", limits=Limits(working_hours_start=23, working_hours_end=1))
+    index, ask = Donors([(night, Load())]), Ask(type="embedding")
+    opens = NOW + timedelta(minutes=30)
+    assert rank(ask, index, NOW, always) == []
+    assert index.opened(NOW) == frozenset()
+    assert index.next_change(NOW) == opens
+    assert index.opened(opens) == {"d"}
+    assert index.opened(opens) == frozenset()
+    assert [choice.donor_id for choice in rank(ask, index, opens, always)] == ["d"]
+    assert index.next_change(opens) == opens + timedelta(hours=2)
+    index.load("d", Load(running=1))
+    assert rank(ask, index, opens, always) == []
+    index.load("d", Load(paused=True))
+    assert index.opened(opens) == frozenset()
+    index.load("d", Load())
+    assert index.opened(opens) == {"d"}
+    assert rank(ask, index, opens + timedelta(hours=2), always) == []
+    assert len(rank(ask, index, opens, always)) == 1, "a clock that is put back"
+    index.drop("d")
+    assert index.next_change(opens) is None
+    assert (len(index), "d" in index) == (0, False)
+
+
+def test_a_new_score_is_no_opening_but_a_new_offer_is():
+    index = Donors([(donor("d"), Load())])
+    assert index.opened(NOW) == {"d"}
+    index.put(donor("d", reliability=0.2))
+    assert index.opened(NOW) == frozenset()
+    index.put(donor("d", supported_types=frozenset({"embedding", "llm"})))
+    assert index.opened(NOW) == {"d"}
+
+
+@given(st.lists(st.tuples(donors_with(ids), loads), max_size=12), moments)
+@settings(max_examples=200, deadline=None)
+def test_nobody_opens_before_the_next_change(pairs, now):
+    index = Donors(pairs)
+    change = index.next_change(now)
+    known, asked = {d.id: (d, load) for d, load in pairs}, [Ask(type=type_) for type_ in TYPES]
+    before = [rank(ask, known.values(), now, always) for ask in asked]
+    last = min(change, now + timedelta(hours=2)) if change else now + timedelta(hours=2)
+    for part in (0.3, 0.999):
+        assert [rank(ask, known.values(), now + part * (last - now), always) for ask in asked] == before
+    assert change is None or change > now

@@ -1,0 +1,255 @@
+"""Every limit of an owner, at its edges; working hours on the days when clocks change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from idlegrid.grid.acceptance import closes_at, decide, free_memory_gb, is_open, moment_of, opens_at, standing
+from idlegrid.grid.donors import IDLE, Donor, Limits, Load
+from idlegrid.grid.jobs import Ask
+from idlegrid.grid.verdicts import ACCEPTED, Reason
+
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+ASK = Ask(type="embedding")
+DONOR = Donor(id="d", region="europe-west", gpu_memory_gb=24.0, supported_types=frozenset({"embedding"}))
+
+
+def utc(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)
+
+
+def hours(start: int, end: int, zone: str = "UTC", **rest: object) -> Limits:
+    return Limits(working_hours_start=start, working_hours_end=end, time_zone=zone, **rest)
+
+
+def reason(ask=ASK, donor=DONOR, load=IDLE, now=NOW, draw=0.0) -> Reason:
+    verdict = decide(ask, donor, load, now, draw)
+    assert bool(verdict) == (verdict.reason is Reason.ACCEPTED)
+    assert verdict or verdict.detail
+    return verdict.reason
+
+
+def test_an_idle_donor_without_limits_takes_what_it_can_run():
+    assert decide(ASK, DONOR, IDLE, NOW, 0.999) is ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("expected", "ask", "donor", "load", "draw"),
+    [
+        (Reason.TYPE_NOT_SUPPORTED, {"type": "llm"}, {}, {}, 0),
+        (Reason.MODEL_NOT_SUPPORTED, {"model": "b"}, {"models": frozenset({"a"})}, {}, 0),
+        (Reason.ACCEPTED, {"model": "a"}, {"models": frozenset({"a"})}, {}, 0),
+        (Reason.ACCEPTED, {"model": None}, {"models": frozenset({"a"})}, {}, 0),
+        (Reason.EXCLUDED, {"excluded": frozenset({"d"})}, {}, {}, 0),
+        (Reason.WRONG_REGION, {"region": "oceania", "allow_cross_region": False}, {}, {}, 0),
+        (Reason.ACCEPTED, {"region": "europe-west", "allow_cross_region": False}, {}, {}, 0),
+        (Reason.ACCEPTED, {"region": "oceania"}, {}, {}, 0),
+        (Reason.ACCEPTED, {"allow_cross_region": False}, {}, {}, 0),
+        (Reason.DRAINING, {}, {}, {"draining": True, "paused": True}, 0),
+        (Reason.PAUSED, {}, {}, {"paused": True}, 0),
+        (Reason.CONCURRENCY, {}, {}, {"running": 1}, 0),
+        (Reason.ACCEPTED, {}, {"limits": Limits(max_concurrent_jobs=2)}, {"running": 1}, 0),
+        (Reason.CONCURRENCY, {}, {"limits": Limits(max_concurrent_jobs=2)}, {"running": 2}, 0),
+        (Reason.GPU_MEMORY, {"gpu_memory_gb": 21.7}, {}, {}, 0),
+        (Reason.ACCEPTED, {"gpu_memory_gb": 21.6}, {}, {}, 0),
+        (Reason.GPU_MEMORY, {"gpu_memory_gb": 5}, {}, {"gpu_memory_used_gb": 17}, 0),
+        (Reason.ACCEPTED, {}, {}, {"gpu_memory_used_gb": 24}, 0),
+        (Reason.ACCEPTED, {"gpu_memory_gb": 5}, {"gpu_memory_gb": 0.0}, {}, 0),
+        (Reason.ACCEPTED, {"gpu_memory_gb": 20, "model": "a"}, {}, {"gpu_memory_used_gb": 20, "loaded": {"a"}}, 0),
+        (Reason.ACCEPTED, {}, {"limits": Limits(acceptance_rate=0.5)}, {}, 0.49),
+        (Reason.ACCEPTANCE_RATE, {}, {"limits": Limits(acceptance_rate=0.5)}, {}, 0.5),
+    ],
+)  # fmt: skip
+def test_each_limit(expected, ask, donor, load, draw):
+    assert reason(replace(ASK, **ask), replace(DONOR, **donor), Load(**load), draw=draw) is expected
+
+
+def test_what_can_never_change_is_said_before_what_time_changes():
+    shut = replace(DONOR, limits=hours(1, 2))
+    verdict = decide(replace(ASK, excluded=frozenset({"d"})), shut, IDLE, NOW, 0.0)
+    assert verdict.reason is Reason.EXCLUDED
+    assert verdict.retry_at is None
+
+
+def test_the_detail_has_the_values_that_decided():
+    donor = replace(DONOR, limits=hours(22, 6, "Europe/Berlin"))
+    verdict = decide(ASK, donor, IDLE, utc(2026, 7, 1, 12, 5), 0.0)
+    assert verdict.detail == "works 22-6 Europe/Berlin, it is 14:05 there"
+    assert verdict.retry_at == utc(2026, 7, 1, 20, 0)
+    short = decide(replace(ASK, gpu_memory_gb=9), DONOR, Load(gpu_memory_used_gb=16), NOW, 0.0)
+    assert short.detail == "16 of 24 GB used and 9 GB asked; allows 90 %"
+
+
+def test_now_needs_a_time_zone():
+    with pytest.raises(ValueError, match="time zone"):
+        decide(ASK, DONOR, IDLE, datetime(2026, 7, 1), 0.0)  # noqa: DTZ001
+
+
+# Hourly cap
+
+
+def capped(**load: object) -> tuple[Donor, Load]:
+    return replace(DONOR, limits=Limits(max_jobs_per_hour=3)), Load(**load)
+
+
+def test_the_hourly_cap_says_when_a_slot_frees():
+    frees = NOW.timestamp() + 90.25
+    donor, load = capped(started_last_hour=3, hourly_slot_frees_at=frees)
+    verdict = decide(ASK, donor, load, NOW, 0.0)
+    assert verdict.reason is Reason.HOURLY_CAP
+    assert verdict.retry_at == NOW + timedelta(seconds=90.25)
+    assert decide(ASK, donor, load, verdict.retry_at, 0.0)
+    assert not decide(ASK, donor, load, verdict.retry_at - timedelta(microseconds=1), 0.0)
+
+
+def test_no_retry_is_promised_when_one_freed_slot_is_not_enough():
+    donor, load = capped(started_last_hour=5, hourly_slot_frees_at=NOW.timestamp() - 1)
+    assert decide(ASK, donor, load, NOW, 0.0).reason is Reason.HOURLY_CAP
+    assert decide(ASK, donor, load, NOW, 0.0).retry_at is None
+    assert decide(ASK, *capped(started_last_hour=3), NOW, 0.0).retry_at is None
+    assert decide(ASK, *capped(started_last_hour=2), NOW, 0.0)
+
+
+def test_a_slot_that_frees_after_hours_is_of_use_when_they_open():
+    donor = replace(DONOR, limits=hours(8, 13, max_jobs_per_hour=1))
+    load = Load(started_last_hour=1, hourly_slot_frees_at=utc(2026, 7, 1, 13, 30).timestamp())
+    assert decide(ASK, donor, load, NOW, 0.0).reason is Reason.HOURLY_CAP
+    assert decide(ASK, donor, load, NOW, 0.0).retry_at == utc(2026, 7, 2, 8)
+
+
+def test_hours_that_open_before_the_slot_frees_are_of_no_use_yet():
+    donor = replace(DONOR, limits=hours(13, 18, max_jobs_per_hour=1))
+    load = Load(started_last_hour=1, hourly_slot_frees_at=utc(2026, 7, 1, 13, 30).timestamp())
+    assert decide(ASK, donor, load, NOW, 0.0).reason is Reason.OUTSIDE_WORKING_HOURS
+    assert decide(ASK, donor, load, NOW, 0.0).retry_at == utc(2026, 7, 1, 13, 30)
+
+
+@given(st.floats(1.7e9, 1.9e9))
+def test_who_waits_for_a_moment_never_wakes_too_early(seconds):
+    assert moment_of(seconds).timestamp() >= seconds
+    assert moment_of(seconds).timestamp() < seconds + 1e-5
+
+
+# Working hours
+
+
+@pytest.mark.parametrize(
+    ("limits", "now", "opens", "closes"),
+    [
+        (hours(9, 17), utc(2026, 7, 1, 9), utc(2026, 7, 1, 9), utc(2026, 7, 1, 17)),
+        (hours(9, 17), utc(2026, 7, 1, 17), utc(2026, 7, 2, 9), utc(2026, 7, 1, 17)),
+        (hours(22, 6), utc(2026, 7, 1, 23), utc(2026, 7, 1, 23), utc(2026, 7, 2, 6)),
+        (hours(22, 6), utc(2026, 7, 1, 6), utc(2026, 7, 1, 22), utc(2026, 7, 1, 6)),
+        (hours(22, 0), utc(2026, 7, 1, 23, 59), utc(2026, 7, 1, 23, 59), utc(2026, 7, 2)),
+        # Kathmandu is 5:45 ahead
+        (hours(9, 17, "Asia/Kathmandu"), utc(2026, 7, 1, 3, 14), utc(2026, 7, 1, 3, 15), utc(2026, 7, 1, 3, 14)),
+        # Berlin skips 2:00-3:00 on 29 March: the night is an hour shorter
+        (hours(22, 6, "Europe/Berlin"), utc(2026, 3, 28, 23), utc(2026, 3, 28, 23), utc(2026, 3, 29, 4)),
+        (hours(2, 6, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1), utc(2026, 3, 29, 0, 30)),
+        (hours(3, 6, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1), utc(2026, 3, 29, 0, 30)),
+        (hours(23, 2, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1)),
+        # the hour that doesn't exist that day: the window is lost, the next one is tomorrow's
+        (hours(2, 3, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 30, 0), utc(2026, 3, 29, 0, 30)),
+        # Berlin has 2:00-3:00 twice on 25 October
+        (hours(22, 6, "Europe/Berlin"), utc(2026, 10, 24, 23), utc(2026, 10, 24, 23), utc(2026, 10, 25, 5)),
+        (hours(2, 3, "Europe/Berlin"), utc(2026, 10, 24, 23, 59), utc(2026, 10, 25, 0), utc(2026, 10, 24, 23, 59)),
+        (hours(2, 3, "Europe/Berlin"), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 2)),
+        (hours(3, 6, "Europe/Berlin"), utc(2026, 10, 25, 0, 59), utc(2026, 10, 25, 2), utc(2026, 10, 25, 0, 59)),
+        # Lord Howe moves by half an hour: 2:00 is 2:30 on 4 October (15:30 UTC the day before)
+        (hours(2, 6, "Australia/Lord_Howe"), utc(2026, 10, 3, 15), utc(2026, 10, 3, 15, 30), utc(2026, 10, 3, 15)),
+        # Troll moves by two: 3:00 is 1:00 on 25 October, so 2:00-3:00 comes twice, an hour apart
+        (hours(2, 3, "Antarctica/Troll"), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 1)),
+        (hours(2, 3, "Antarctica/Troll"), utc(2026, 10, 25, 1), utc(2026, 10, 25, 2), utc(2026, 10, 25, 1)),
+        # Apia had no 30 December 2011
+        (hours(20, 22, "Pacific/Apia"), utc(2011, 12, 30, 9), utc(2011, 12, 31, 6), utc(2011, 12, 30, 9)),
+    ],
+)  # fmt: skip
+def test_working_hours(limits, now, opens, closes):
+    assert opens_at(limits, now) == opens
+    assert closes_at(limits, now) == closes
+
+
+def test_around_the_clock():
+    for limits in (Limits(), hours(0, 0), hours(7, 7, "Europe/Berlin")):
+        assert is_open(limits, NOW)
+        assert opens_at(limits, NOW) == NOW
+        assert closes_at(limits, NOW) is None
+
+
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "America/Havana", "America/Nuuk", "Asia/Kathmandu")
+ZONES += ("Asia/Tehran", "Australia/Lord_Howe", "Pacific/Chatham", "Africa/Casablanca", "Antarctica/Troll")
+ZONES += ("Pacific/Apia",)
+zones = st.sampled_from(ZONES)
+windows = st.tuples(st.integers(0, 23), st.integers(0, 23)).filter(lambda pair: pair[0] != pair[1])
+
+
+@st.composite
+def moments_near_clock_changes(draw):
+    """A zone and a moment, more often than not within a day of a change of its clock."""
+    zone = ZoneInfo(draw(zones))
+    day = utc(draw(st.integers(2010, 2030)), 1, 1) + timedelta(days=draw(st.integers(0, 364)))
+    if draw(st.booleans()):
+        offsets = [(at, at.astimezone(zone).utcoffset()) for at in (day + timedelta(days=n) for n in range(240))]
+        day = next((at for (at, old), (_, new) in pairwise(offsets) if old != new), day)
+    return zone.key, day + timedelta(minutes=draw(st.integers(-1440, 2880)))
+
+
+@given(moments_near_clock_changes(), windows)
+@settings(max_examples=300, deadline=None)
+def test_hours_turn_exactly_when_a_look_every_quarter_of_an_hour_sees_it(place, window):
+    zone, now = place
+    limits = hours(*window, zone)
+    opened = is_open(limits, now)
+    turn = closes_at(limits, now) if opened else opens_at(limits, now)
+    # every offset of these zones is a whole number of quarter hours, so nothing turns in between
+    step = now.replace(minute=now.minute // 15 * 15) + timedelta(minutes=15)
+    while is_open(limits, step) is opened:
+        step += timedelta(minutes=15)
+    assert turn == step
+    assert is_open(limits, turn - timedelta(microseconds=1)) is opened
+
+
+loads = st.builds(
+    Load,
+    running=st.integers(0, 3),
+    started_last_hour=st.integers(0, 4),
+    hourly_slot_frees_at=st.none() | st.floats(-3600, 3600).map(lambda after: NOW.timestamp() + after),
+)
+
+
+@given(windows, zones, loads, st.integers(1, 3), st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_a_retry_is_the_first_moment_at_which_time_is_no_obstacle(window, zone, load, slots, per_hour):
+    donor = replace(DONOR, limits=hours(*window, zone, max_concurrent_jobs=slots, max_jobs_per_hour=per_hour))
+    verdict = standing(donor, load, NOW)
+    by_time = (Reason.OUTSIDE_WORKING_HOURS, Reason.HOURLY_CAP)
+    if verdict.retry_at is None:
+        assert verdict.reason is not Reason.OUTSIDE_WORKING_HOURS or load.started_last_hour >= per_hour > 0
+        return
+    assert verdict.reason in by_time
+    assert verdict.retry_at > NOW
+    assert standing(donor, load, verdict.retry_at - timedelta(microseconds=1)).reason in by_time
+    if load.started_last_hour <= per_hour:
+        assert standing(donor, load, verdict.retry_at).reason not in by_time
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(1, 100), st.floats(0.1, 100))
+def test_less_memory_in_use_never_turns_a_yes_into_a_no(used, less, percent, asked):
+    donor = replace(DONOR, limits=Limits(max_gpu_memory_percent=percent))
+    ask = replace(ASK, gpu_memory_gb=asked)
+    low, high = sorted((used, less))
+    assert free_memory_gb(donor, Load(gpu_memory_used_gb=low)) >= free_memory_gb(donor, Load(gpu_memory_used_gb=high))
+    if decide(ask, donor, Load(gpu_memory_used_gb=high), NOW, 0.0):
+        assert decide(ask, donor, Load(gpu_memory_used_gb=low), NOW, 0.0)
+
+
+@given(st.floats(0.1, 1.0), st.lists(st.floats(0, 1, exclude_max=True), min_size=1))
+def test_a_rate_takes_the_lots_below_it(rate, lots):
+    donor = replace(DONOR, limits=Limits(acceptance_rate=rate))
+    assert [bool(decide(ASK, donor, IDLE, NOW, lot)) for lot in lots] == [lot < rate for lot in lots]
