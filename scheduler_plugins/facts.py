@@ -1,0 +1,66 @@
+"""What a worker says of itself to the scheduler: the donor's facts and its report, as plain msgpack types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..grid.donors import Donor, Limits
+
+KEY = "idlegrid"
+"""Name of our entry in a worker's metrics, and of the topic on which a worker pushes changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What only the worker itself knows of its load. Jobs assigned and started are counted by the scheduler."""
+
+    sequence: int = 0
+    """Raised by every change, so that a slow heartbeat never undoes a push that overtook it."""
+    gpu_memory_used_gb: float = 0.0
+    """In use on the GPU by anybody, in GB. 0 without a GPU."""
+    loaded: frozenset[str] = frozenset()
+    """Ids of the models that are resident."""
+    paused: bool = False
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One message of a worker: who it is and how it is."""
+
+    donor: Donor
+    report: Report
+
+    def to_wire(self) -> dict[str, Any]:
+        """As a dict of msgpack types."""
+        return {"donor": _plain(asdict(self.donor)), "report": _plain(asdict(self.report))}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Statement:
+        """The inverse of `to_wire`. Fields that this version doesn't know are ignored.
+
+        Raises KeyError, TypeError or ValueError when what is needed is missing or has the wrong type: such a worker
+        counts as one without facts, and gets no work.
+        """
+        said = _known(Donor, wire["donor"])
+        if not isinstance(said.get("id"), str) or not said["id"]:
+            raise ValueError(f"a donor's id is a non-empty text, not {said.get('id')!r}")
+        said["limits"] = Limits(**_known(Limits, said.get("limits", {})))
+        for name in ("supported_types", "models"):
+            said[name] = frozenset(map(str, said.get(name, ())))
+        report = _known(Report, wire["report"])
+        report["loaded"] = frozenset(map(str, report.get("loaded", ())))
+        return cls(Donor(**said), Report(**report))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _known(cls: type[Any], wire: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in wire.items() if name in names}

@@ -1,0 +1,129 @@
+"""The rule applied to Dask: which worker a task goes to, who may have it at all, and why nobody does. Fails closed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, TypeAlias
+
+from ..grid.acceptance import decide
+from ..grid.donors import Load
+from ..grid.placement import appraise, rank
+from ..grid.verdicts import Reason, Verdict
+from .lanes import Key, Lane
+from .roster import Roster, Seat, WorkerState
+
+logger = logging.getLogger(__name__)
+
+Clock: TypeAlias = Callable[[], datetime]
+"""Returns the time as an aware UTC datetime."""
+
+OFFER_EVERY = 2.0
+"""Seconds after which a donor that takes only a share of the work is offered again what it refused."""
+
+
+def utc_now() -> datetime:
+    """The time as an aware UTC datetime."""
+    return datetime.now(UTC)
+
+
+def lot(key: Key, donor_id: str, now: datetime, every: float = OFFER_EVERY) -> float:
+    """A task's lot at a donor, in [0, 1): the same for `every` seconds, then drawn anew."""
+    drawn = blake2b(f"{key}\0{donor_id}\0{now.timestamp() // every}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "big") / 2**64
+
+
+class Placer:
+    """Asks the pure rule on behalf of the scheduler. Whatever goes wrong in here means: nobody gets the task."""
+
+    def __init__(self, roster: Roster, clock: Clock, offer_every: float = OFFER_EVERY) -> None:
+        self.roster = roster
+        self.clock = clock
+        self.offer_every = offer_every
+        self.problem = ""
+        """What the rule last failed with; empty while it works."""
+        self._told: set[str] = set()
+
+    def choose(
+        self, key: Key, lane: Lane, base: Collection[WorkerState] | None, running: set[WorkerState]
+    ) -> WorkerState | None:
+        """The best worker that may take the task now, None if there is none. `base`: Dask's own restriction, None
+        for all.
+        """
+        try:
+            choices = self._rank(key, lane, base, limit=1)
+            seat = self.roster.get(choices[0].donor_id) if choices else None
+        except Exception as problem:  # noqa: BLE001 - the rule fails closed, whatever it fails with
+            self.failed(problem)
+            return None
+        return seat.ws if seat is not None and seat.ws in running else None
+
+    def eligible(
+        self, key: Key, lane: Lane, base: Collection[WorkerState] | None, running: set[WorkerState]
+    ) -> set[WorkerState]:
+        """All workers that may take the task now; empty (which is not: anywhere) if there is none."""
+        try:
+            seats = [self.roster.get(choice.donor_id) for choice in self._rank(key, lane, base)]
+        except Exception as problem:  # noqa: BLE001
+            self.failed(problem)
+            return set()
+        return {seat.ws for seat in seats if seat is not None and seat.ws in running}
+
+    def _rank(self, key: Key, lane: Lane, base: Collection[WorkerState] | None, limit: int | None = None) -> list[Any]:
+        if lane.error:
+            return []
+        now = self.clock()
+        among = None if base is None else self._ids(base)
+        return rank(
+            lane.ask,
+            self.roster.donors,
+            now,
+            lambda donor_id: lot(key, donor_id, now, self.offer_every),
+            limit=limit,
+            among=among,
+        )
+
+    def _ids(self, workers: Collection[WorkerState]) -> list[str]:
+        return [seat.donor.id for ws in workers if (seat := self.roster.of(ws)) is not None]
+
+    def verdict(self, key: Key | None, lane: Lane, seat: Seat, now: datetime) -> Verdict:
+        """May this donor take the task now? Without a key: may it take any task of the lane, lots aside?"""
+        if lane.error:
+            return Verdict(Reason.POLICY_ERROR, lane.error)
+        try:
+            drawn = 0.0 if key is None else lot(key, seat.donor.id, now, self.offer_every)
+            return decide(lane.ask, seat.donor, seat.load, now, drawn)
+        except Exception as problem:  # noqa: BLE001
+            self.failed(problem)
+            return Verdict(Reason.POLICY_ERROR, self.problem)
+
+    def score(self, lane: Lane, ws: WorkerState) -> float:
+        """The worker's score for the task, 0 for a worker without facts or when the rule fails."""
+        seat = self.roster.of(ws)
+        try:
+            return appraise(lane.ask, seat.donor, seat.load).score if seat is not None else 0.0
+        except Exception as problem:  # noqa: BLE001
+            self.failed(problem)
+            return 0.0
+
+    def worth(self, lane: Lane, ws: WorkerState) -> float:
+        """The worker's score for the task as if it were free: what is left of the score when two queues are
+        compared.
+        """
+        seat = self.roster.of(ws)
+        if seat is None:
+            return 0.0
+        try:
+            return appraise(lane.ask, seat.donor, Load(loaded=seat.load.loaded)).score
+        except Exception as problem:  # noqa: BLE001
+            self.failed(problem)
+            return 0.0
+
+    def failed(self, problem: Exception) -> None:
+        """Say once for each kind of failure, and loudly, that the rule failed."""
+        self.problem = f"{type(problem).__name__}: {problem}"
+        if self.problem not in self._told:
+            self._told.add(self.problem)
+            logger.critical("the placement rule failed, so nobody gets the work: %s", self.problem, exc_info=problem)
