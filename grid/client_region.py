@@ -96,8 +96,8 @@ class GeoIP:
         if address is None or (address.version == 6 and self._reader.metadata().ip_version == 4):
             return None
         record = self._reader.get(address) or {}
-        country = record.get("country") or record.get("registered_country") or {}
-        return region_of_country(country.get("iso_code"), (record.get("continent") or {}).get("code"))
+        country, continent = record.get("country") or {}, record.get("continent") or {}
+        return region_of_country(country.get("iso_code"), continent.get("code"))
 
     def close(self) -> None:
         self._reader.close()
