@@ -44,7 +44,7 @@ def _commas(value: Any) -> Any:
 
 def _at_least_one(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
-        raise ValueError("an empty list would take no work")
+        raise ValueError("the list is empty")
     return tuple(dict.fromkeys(value))
 
 
@@ -75,6 +75,7 @@ def _networks(value: Any) -> Any:
     return {str(ipaddress.ip_network(str(network).strip())): region for network, region in value.items()}
 
 
+NonEmpty = Annotated[str, Field(min_length=1)]
 Auto = Annotated[T | None, BeforeValidator(_auto)]
 """A value, or None, which is written ``auto``."""
 Region = Annotated[str, AfterValidator(check_region)]
@@ -83,6 +84,8 @@ JobTypes = Annotated[
     tuple[Annotated[str, AfterValidator(_job_type)], ...], BeforeValidator(_commas), AfterValidator(_at_least_one)
 ]
 """Job types; in a variable with commas."""
+Names = Annotated[tuple[NonEmpty, ...], BeforeValidator(_commas), AfterValidator(_at_least_one)]
+"""Names; in a variable with commas."""
 HttpUrl = Annotated[str, _url("http", "https")]
 RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
 DaskAddress = Annotated[str, _url("tcp", "tls", "ucx", "ws", "wss", "inproc")]
@@ -90,4 +93,3 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 """Name of an IANA time zone, e.g. ``Europe/Berlin``."""
 Networks = Annotated[dict[str, Region], BeforeValidator(_networks)]
 """Network in CIDR form → region code; in a variable ``10.0.0.0/8=europe-west,…``."""
-NonEmpty = Annotated[str, Field(min_length=1)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from .fields import Section, setting
-from .kinds import DaskAddress, HttpUrl, Networks, NonEmpty
+from .kinds import DaskAddress, HttpUrl, Names, Networks, NonEmpty
 
 
 class Api(Section):
@@ -14,6 +14,13 @@ class Api(Section):
 
     host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_API_HOST")
     port: int = setting(8000, "Port to listen on; 0: any free one.", variable="IDLEGRID_API_PORT", ge=0, le=65535)
+    allowed_hosts: Names | None = setting(
+        None,
+        "Host names under which it may be called, `*` for any; in the variable with commas.",
+        variable="IDLEGRID_API_ALLOWED_HOSTS",
+        unset="localhost while it listens on loopback, else any",
+        allowed="host names",
+    )
     max_queue: int = setting(
         4096, "Inputs that may wait; beyond it 429.", variable="IDLEGRID_API_MAX_QUEUE", unit="inputs", ge=1
     )

@@ -142,7 +142,7 @@ def test_in_the_environment_only_what_looks_like_ours_is_warned_of():
         ("GPU_MAX_CONCURRENT_JOBS", "many", "load_control.max_concurrent_jobs", "an integer"),
         ("GPU_REGION", "asia-est", "region", "asia-east, asia-south"),
         ("GPU_SUPPORTED_TYPES", "embeding", "supported_types", "Did you mean 'embedding'?"),
-        ("GPU_SUPPORTED_TYPES", ",", "supported_types", "would take no work"),
+        ("GPU_SUPPORTED_TYPES", ",", "supported_types", "the list is empty"),
         ("GPU_TIME_ZONE", "Europe/Berln", "load_control.time_zone", "IANA"),
         ("GPU_SERVER_URL", "ftp://localhost", "server.url", "http:// or https://"),
         ("GPU_MAX_MEMORY_GB", "-1", "gpu.max_memory_gb", "above 0"),

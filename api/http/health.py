@@ -1,0 +1,25 @@
+"""`/healthz`: the process lives. `/readyz`: it can serve."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from .models import Models
+
+
+def health_router(models: Models) -> APIRouter:
+    """The routes, bound to what answers them."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """200 as long as the process answers."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """200 when at least one worker can take work, else 503 with the reason."""
+        await models.check_ready()
+        return {"status": "ready"}
+
+    return router

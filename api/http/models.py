@@ -1,0 +1,84 @@
+"""`GET /v1/models`, and the model that a request asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from fastapi import APIRouter
+
+from ...grid.suggest import did_you_mean
+from .embedder import Embedder, Readiness, ServedModel
+from .errors import ApiError, unavailable
+
+READY_FOR = 1.0
+"""Seconds for which an answer of `Embedder.ready` is believed, so that not every request asks the scheduler."""
+
+PATIENCE = 5.0
+"""Seconds that `Embedder.ready` may take; longer means no."""
+
+
+class Models:
+    """The served models, and whether somebody can run them now."""
+
+    def __init__(self, embedder: Embedder, *, clock: Callable[[], float] = monotonic) -> None:
+        self._embedder, self._clock = embedder, clock
+        self._ready: dict[str | None, tuple[float, Readiness]] = {}
+        self._asking = asyncio.Lock()
+
+    async def all(self) -> list[ServedModel]:
+        return list(await self._embedder.models())
+
+    async def served(self, name: str) -> ServedModel:
+        """The model with this id or alias. Raises ApiError 404 with the nearest name."""
+        by_name: dict[str, ServedModel] = {}
+        for model in await self.all():
+            for known in (model.id, *model.aliases):
+                by_name.setdefault(known.lower(), model)
+        found = by_name.get(name.lower())
+        if found is None:
+            shown = name[:200]
+            message = f"The model {shown!r} does not exist.{did_you_mean(shown, by_name)} `GET /v1/models` lists them."
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return found
+
+    async def check_ready(self, model_id: str | None = None) -> None:
+        """Raise ApiError 503 when nobody can take this model (or any, without an id) now."""
+        async with self._asking:
+            asked, answer = self._ready.get(model_id, (float("-inf"), Readiness(False)))
+            if self._clock() - asked > READY_FOR or not answer.ok:
+                answer = await self._ask(model_id)
+                self._ready[model_id] = (self._clock(), answer)
+        if not answer.ok:
+            raise unavailable(f"No worker can take this now: {answer.reason}", retry_after=5.0)
+
+    async def _ask(self, model_id: str | None) -> Readiness:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._embedder.ready(model_id)
+        except TimeoutError:
+            return Readiness(False, f"the grid did not say within {PATIENCE:g} s who is there")
+
+
+def models_router(models: Models) -> APIRouter:
+    """The routes, bound to what answers them."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+
+    @router.get("")
+    async def list_models() -> dict[str, Any]:
+        """The models that can be asked for."""
+        return {"object": "list", "data": [as_document(model) for model in await models.all()]}
+
+    @router.get("/{model_id:path}")
+    async def get_model(model_id: str) -> dict[str, Any]:
+        """One model, by its id or an alias."""
+        return as_document(await models.served(model_id))
+
+    return router
+
+
+def as_document(model: ServedModel) -> dict[str, Any]:
+    """A model as OpenAI's API shows it."""
+    return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by}
