@@ -1,0 +1,39 @@
+"""Bulk jobs over Parquet: rows in, the same rows plus results out, whatever is killed on the way."""
+
+from .drive import Patience
+from .embedding import EmbeddingSpec, embed_parquet
+from .errors import (
+    BulkError,
+    CorruptInput,
+    GridUnavailable,
+    InputError,
+    JobIncomplete,
+    TargetError,
+    TooManyErrors,
+    WorkerTrouble,
+)
+from .job import BulkJob, BulkReport
+from .operators import OperatorSpec, Results, RowOperator
+from .plan import Plan
+from .progress import Progress
+
+__all__ = [
+    "BulkError",
+    "BulkJob",
+    "BulkReport",
+    "CorruptInput",
+    "EmbeddingSpec",
+    "GridUnavailable",
+    "InputError",
+    "JobIncomplete",
+    "OperatorSpec",
+    "Patience",
+    "Plan",
+    "Progress",
+    "Results",
+    "RowOperator",
+    "TargetError",
+    "TooManyErrors",
+    "WorkerTrouble",
+    "embed_parquet",
+]

@@ -1,0 +1,60 @@
+"""How fast one worker is on rows of this job, and what model it really has. Runs as a Dask task, once a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .cutting import Span
+from .operators import OperatorSpec, RowOperator
+from .rows import distinct, read_batches
+from .source import SourceFile, Storage
+from .window import judge
+
+MEASURE_SECONDS = 0.3
+_SAMPLE_ROWS = 128
+_SAMPLE_PLACES = 4
+_FALLBACK = ["A row of ordinary text, as long as a sentence usually is, to have something to measure."] * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a worker found."""
+
+    facts: Mapping[str, Any]
+    """Of its operator."""
+    schema: Any
+    """List of the operator's fields."""
+    rows_per_second: float
+    """Of the operator alone, rows of this job's text."""
+
+
+def calibrate(spec: OperatorSpec, storage: Storage, files: Sequence[SourceFile], column: str) -> Calibration:
+    """Load the operator and time it on a sample of the job's rows: about `MEASURE_SECONDS` once it is warm."""
+    operator = spec.load()
+    texts = _sample(storage, files, column) or _FALLBACK
+    operator.compute(operator.prepare(texts[:8]))
+    return Calibration(operator.facts, list(operator.fields), _measure(operator, texts))
+
+
+def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[str]:
+    """Texts from the first rows of up to four files spread over the job."""
+    full = [file for file in files if file.rows]
+    texts: list[str] = []
+    for file in full[:: max(1, len(full) // _SAMPLE_PLACES)][:_SAMPLE_PLACES]:
+        for batch in read_batches(storage, file, Span(0, 0, min(_SAMPLE_ROWS, file.rows), 0.0)):
+            values, _ = distinct([batch.column(batch.schema.get_field_index(column))])
+            texts += [text for value in values if isinstance(text := judge(value.as_buffer()), str)]
+    return texts
+
+
+def _measure(operator: RowOperator, texts: Sequence[str]) -> float:
+    begun, rows, size = time.monotonic(), 0, 32
+    while (spent := time.monotonic() - begun) < MEASURE_SECONDS:
+        chunk = [texts[(rows + index) % len(texts)] for index in range(size)]
+        operator.compute(operator.prepare(chunk))
+        rows += size
+        size = min(2 * size, 512)
+    return rows / spent
