@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from .batches import by_token_budget
+from .encoders import Encoder, fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
 from .models import resolve, revision
 
 MIN_COSINE = 0.999
-"""A 16-bit copy of the weights is used only where every probe sentence keeps at least this cosine to fp32."""
+"""16-bit arithmetic is used only where every probe sentence keeps at least this cosine to fp32."""
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _BUDGETS = {"cpu": 512, "cuda": 32_768}
 """Tokens per batch: on a CPU what stays in cache, on a GPU what fills it."""
 _PROBE = (
@@ -50,9 +52,11 @@ class ModelFacts:
     """Longer texts are truncated to this, special tokens included."""
     vocab_size: int
     dtype: str
-    """Of the weights: ``bfloat16`` or ``float32``."""
+    """In which the transformer computes: ``bfloat16`` or ``float32``."""
     min_cosine: float
     """Smallest cosine of the probe sentences to fp32 on this device; 1.0 for fp32 itself."""
+    backend: str
+    """``torch`` or ``openvino``."""
     device: str
     """``cpu`` or ``cuda:0``, with the name of the processor."""
     versions: dict[str, str]
@@ -70,49 +74,62 @@ class EmbeddingModel:
     """
 
     def __init__(
-        self, model: str, *, dtype: str = "auto", device: str = "auto", token_budget: int | None = None
+        self,
+        model: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        backend: str = "auto",
+        token_budget: int | None = None,
     ) -> None:
-        """Load `model` (see `models.resolve`). `dtype`: auto, bfloat16 or float32. `device`: auto, cpu, cuda, cuda:n.
+        """Load `model` (see `models.resolve`).
 
-        Raises ModelNotFound, or ValueError for a dtype or device that is not known.
+        `dtype`: auto, bfloat16 or float32. `device`: auto, cpu, cuda or cuda:n. `backend`: auto, torch or openvino
+        (CPU only, extra `openvino`); auto takes the fastest that stays within MIN_COSINE of fp32.
+        Raises ModelNotFound, or ValueError for an option that is not one of these or can't be had here.
         """
-        if dtype not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"dtype must be auto, bfloat16 or float32, not {dtype!r}")
+        _one_of("dtype", dtype, ("auto", *_DTYPES))
+        _one_of("backend", backend, ("auto", "torch", "openvino"))
         folder = resolve(model)
+        _be_quiet()
         self._device = torch.device(_pick_device(device))
         self._lock = threading.Lock()
-        self._pipeline = SentenceTransformer(
+        pipeline = SentenceTransformer(
             str(folder), device=str(self._device), model_kwargs={"use_safetensors": True}, local_files_only=True
         ).eval()
-        self._transformer, *self._head = self._pipeline
-        self._tokenizer = self._pipeline.tokenizer
-        self._max_tokens = int(self._pipeline.max_seq_length or self._tokenizer.model_max_length)
+        transformer, *head = pipeline
+        self._head = [module for module in head if not isinstance(module, Normalize)]
+        self._tokenizer = pipeline.tokenizer
         self._budget = token_budget or _BUDGETS[self._device.type]
-        chosen, min_cosine = self._choose_dtype(dtype)
+        self._dimension = int(pipeline.get_embedding_dimension())
+        self._max_tokens = int(pipeline.max_seq_length or self._tokenizer.model_max_length)
+        self._encoder, min_cosine = self._choose_encoder(transformer, dtype, backend)
         self.facts = ModelFacts(
             model=model,
             revision=revision(folder),
-            dimension=int(self._pipeline.get_embedding_dimension()),
+            dimension=self._dimension,
             max_tokens=self._max_tokens,
             vocab_size=len(self._tokenizer),
-            dtype=chosen,
+            dtype=self._encoder.dtype,
             min_cosine=min_cosine,
+            backend=self._encoder.backend,
             device=_describe(self._device),
-            versions={name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+            versions={name: version(name) for name in _libraries(self._encoder.backend)},
         )
 
-    def _choose_dtype(self, wanted: str) -> tuple[str, float]:
-        """Move the transformer to the dtype to use, and say how close it stays to fp32."""
-        if wanted == "float32" or (wanted == "auto" and not _fast_bfloat16(self._device)):
-            return "float32", 1.0
-        reference, exact = self.embed(_PROBE), self._transformer
-        self._transformer = copy.deepcopy(exact).to(torch.bfloat16)
-        cosine = float((reference * self.embed(_PROBE)).sum(axis=1).min())
-        if wanted == "auto" and cosine < MIN_COSINE:
-            self._transformer = exact
-            return "float32", 1.0
-        self._pipeline[0] = self._transformer  # lets go of the fp32 weights
-        return "bfloat16", cosine
+    def _choose_encoder(self, transformer: torch.nn.Module, dtype: str, backend: str) -> tuple[Encoder, float]:
+        """The fastest allowed encoder that stays close to fp32, and how close its probe sentences stay."""
+        exact = torch_encoder(transformer, self._device, torch.float32)
+        if (dtype, backend) == ("float32", "torch"):
+            return exact, 1.0
+        self._encoder = exact
+        reference = self.embed(_PROBE)
+        for build in _candidates(transformer, self._device, dtype, backend):
+            self._encoder = build()
+            cosine = float((reference * self.embed(_PROBE)).sum(axis=1).min())
+            if cosine >= MIN_COSINE or "auto" not in (dtype, backend):
+                return self._encoder, min(1.0, cosine)
+        return exact, 1.0
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, truncated to `facts.max_tokens`."""
@@ -132,10 +149,9 @@ class EmbeddingModel:
         `dimensions` keeps the first values of each vector (Matryoshka) and normalises them again if asked to.
         Raises ValueError when `dimensions` is larger than the model's or a text has no token.
         """
-        width = self._pipeline.get_embedding_dimension()
-        kept = width if dimensions is None else dimensions
-        if not 1 <= kept <= width:
-            raise ValueError(f"dimensions must lie in 1..{width} for this model, not {dimensions}")
+        kept = self._dimension if dimensions is None else dimensions
+        if not 1 <= kept <= self._dimension:
+            raise ValueError(f"dimensions must lie in 1..{self._dimension} for this model, not {dimensions}")
         lengths = [len(one) for one in ids]
         if 0 in lengths:
             raise ValueError(f"text {lengths.index(0)} has no token")
@@ -161,14 +177,40 @@ class EmbeddingModel:
             ids[row, : len(one)] = torch.as_tensor(one)
             mask[row, : len(one)] = 1
         with self._lock, torch.inference_mode():
-            features = {"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)}
-            features = self._transformer(features)
-            features["token_embeddings"] = features["token_embeddings"].float()
+            hidden = self._encoder.forward(ids, mask)  # (B, T, H)
+            features = {"token_embeddings": hidden, "attention_mask": mask.to(hidden.device)}
             for module in self._head:
-                if not isinstance(module, Normalize):
-                    features = module(features)
-            embedding: torch.Tensor = features["sentence_embedding"]
-            return embedding.float().cpu()
+                features = module(features)
+            return features["sentence_embedding"].cpu()
+
+
+def _candidates(
+    transformer: torch.nn.Module, device: torch.device, dtype: str, backend: str
+) -> Iterator[Callable[[], Encoder]]:
+    """What to try beside plain fp32 torch, fastest first."""
+    wanted = _DTYPES[dtype] if dtype in _DTYPES else torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    if backend == "openvino" and (device.type != "cpu" or not openvino_available()):
+        raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
+    if backend != "torch" and device.type == "cpu" and openvino_available():
+        yield lambda: openvino_encoder(transformer, wanted, torch.get_num_threads())
+    if backend != "openvino":
+        yield lambda: torch_encoder(transformer, device, wanted)
+
+
+def _be_quiet() -> None:
+    """No progress bars and no advice in the logs of a worker."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _libraries(backend: str) -> Sequence[str]:
+    libraries = ("torch", "transformers", "sentence-transformers")
+    return libraries if backend == "torch" else (*libraries, backend)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def _pick_device(wanted: str) -> str:
@@ -177,14 +219,6 @@ def _pick_device(wanted: str) -> str:
     if wanted.split(":")[0] not in _BUDGETS:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:n, not {wanted!r}")
     return wanted
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than fp32 there: in silicon, not emulated."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
 def _describe(device: torch.device) -> str:

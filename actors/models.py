@@ -16,11 +16,11 @@ class ModelNotFound(Exception):
     """The model's files can't be had on this machine. The message says what was tried."""
 
 
-def resolve(model: str) -> Path:
+def resolve(model: str, *, fetch: bool = True) -> Path:
     """The folder that holds `model`'s files: a path, a catalogue name or alias, or a Hugging Face id.
 
     Looks in this order: a local folder; an installed package that carries the weights (catalogue); the hub's cache and
-    the hub itself (`HF_HUB_OFFLINE=1` keeps it to the cache). Raises ModelNotFound.
+    the hub itself (not with `fetch=False` or `HF_HUB_OFFLINE=1`). Raises ModelNotFound.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -30,7 +30,7 @@ def resolve(model: str) -> Path:
     entry = catalogue.find(model)
     if entry is not None and entry.package is not None and (packaged := _packaged(entry.package)) is not None:
         return packaged
-    return _from_hub(entry.id if entry is not None else model)
+    return _from_hub(entry.id if entry is not None else model, fetch)
 
 
 def _packaged(package: str) -> Path | None:
@@ -41,12 +41,12 @@ def _packaged(package: str) -> Path | None:
     return Path(module.MODEL_DIR)
 
 
-def _from_hub(model_id: str) -> Path:
+def _from_hub(model_id: str, fetch: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, allow_patterns=_WANTED_FILES))
+        return Path(snapshot_download(model_id, allow_patterns=_WANTED_FILES, local_files_only=not fetch))
     except HFValidationError as error:
         raise ModelNotFound(f"{model_id!r} is neither a folder here nor a Hugging Face id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -86,10 +86,10 @@ def _tell_donor(event: str, model: str) -> None:
         getattr(plugin, event)(model)
 
 
-def _load_embedding_model(model: str, *, dtype: str, device: str) -> EmbeddingModel:
+def _load_embedding_model(model: str, *, dtype: str, device: str, backend: str) -> EmbeddingModel:
     from .embedding import EmbeddingModel  # torch takes seconds to import: only a process that computes pays for it
 
-    return EmbeddingModel(model, dtype=dtype, device=device)
+    return EmbeddingModel(model, dtype=dtype, device=device, backend=backend)
 
 
 _embedding_models: Residents[EmbeddingModel] = Residents(
@@ -99,6 +99,6 @@ _embedding_models: Residents[EmbeddingModel] = Residents(
 )
 
 
-def embedding_model(model: str, *, dtype: str = "auto", device: str = "auto") -> EmbeddingModel:
+def embedding_model(model: str, *, dtype: str = "auto", device: str = "auto", backend: str = "auto") -> EmbeddingModel:
     """The resident embedding model of this process, loaded at the first call. See `EmbeddingModel` for the options."""
-    return _embedding_models.get(model, dtype=dtype, device=device)
+    return _embedding_models.get(model, dtype=dtype, device=device, backend=backend)

@@ -106,6 +106,19 @@ def default_model(type: str, gpu_memory_gb: float | None = None) -> ModelEntry |
     return max(fitting, key=lambda item: item.gpu_memory_gb, default=None)
 
 
+def canonical(name: str | None, type: str) -> str:  # noqa: A002
+    """The one name of a model: the id for a short name, the type's default for None, anything else as written.
+
+    Raises UnknownModel when nothing was named and the type has no default.
+    """
+    listed = default_model(type) if name is None else find(name)
+    if listed is not None:
+        return listed.id
+    if name is None:
+        raise UnknownModel(f"the catalogue has no default for {type}; name a model")
+    return name
+
+
 @cache
 def _by_name() -> Mapping[str, ModelEntry]:
     return {name.lower(): item for item in _catalogue() for name in (item.id, *item.aliases)}

@@ -76,12 +76,7 @@ class EmbeddingJobType:
 
     def model_of(self, params: EmbeddingParams) -> str:
         """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        listed = catalogue.default_model(self.name) if params.model is None else catalogue.find(params.model)
-        if listed is not None:
-            return listed.id
-        if params.model is None:
-            raise catalogue.UnknownModel(f"the catalogue has no default for {self.name}; name a model")
-        return params.model
+        return catalogue.canonical(params.model, self.name)
 
 
 JOB_TYPE = EmbeddingJobType()

@@ -1,0 +1,89 @@
+"""What a Dask task calls on a worker: small functions that a client names and a donor runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .resident import embedding_model
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Embedded(NamedTuple):
+    """Vectors and what they cost."""
+
+    vectors: NDArray[np.float32]
+    """(n, d), in input order."""
+    tokens: list[int]
+    """Tokens of each input, special ones included, after truncation."""
+
+
+class BadTokens(ValueError):
+    """An input of token ids holds one that the model does not know. `str()` says which."""
+
+
+def located(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, whose exceptions say on which worker, in which region, they were raised."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            error.add_note(_place())
+            raise
+
+    return call
+
+
+def _place() -> str:
+    from distributed import get_worker
+
+    worker = get_worker()
+    plugin = worker.plugins.get("idlegrid-donor")
+    region = f" in {plugin.donor.region}" if plugin is not None else ""
+    return f"raised on worker {worker.name}{region} ({worker.address})"
+
+
+def embed_inputs(
+    model: str,
+    inputs: Sequence[str | Sequence[int]],
+    *,
+    normalize: bool = True,
+    dimensions: int | None = None,
+    dtype: str = "auto",
+) -> Embedded:
+    """Embed texts, or inputs that are tokenised already, with this worker's resident copy of `model`.
+
+    Raises BadTokens for an id outside of the model's vocabulary or an input longer than the model takes, ValueError for
+    `dimensions` that the model does not have.
+    """
+    resident = embedding_model(model, dtype=dtype)
+    ids: list[Sequence[int]] = [[] if isinstance(one, str) else one for one in inputs]
+    for index, one in enumerate(inputs):
+        if not isinstance(one, str):
+            _check_tokens(index, one, resident.facts.vocab_size, resident.facts.max_tokens)
+    texts = [index for index, one in enumerate(inputs) if isinstance(one, str)]
+    for index, tokens in zip(texts, resident.tokenize([str(inputs[index]) for index in texts]), strict=True):
+        ids[index] = tokens
+    vectors = resident.embed_tokens(ids, normalize=normalize, dimensions=dimensions)
+    return Embedded(vectors, [len(one) for one in ids])
+
+
+def _check_tokens(index: int, tokens: Sequence[int], vocab_size: int, max_tokens: int) -> None:
+    if len(tokens) > max_tokens:
+        raise BadTokens(f"input {index} has {len(tokens)} tokens, the model takes at most {max_tokens}")
+    bad = next((token for token in tokens if not 0 <= token < vocab_size), None)
+    if bad is not None:
+        raise BadTokens(f"input {index} has token id {bad}, outside of the model's vocabulary (0..{vocab_size - 1})")
+
+
+def model_facts(model: str, *, dtype: str = "auto") -> dict[str, Any]:
+    """What this worker's copy of `model` is (`ModelFacts` as a dict); loads it if it is not resident."""
+    return embedding_model(model, dtype=dtype).facts.as_dict()

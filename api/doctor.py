@@ -1,0 +1,146 @@
+"""What can keep this machine from working in a grid: each check a function that says what it found and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from ..grid.config import ConfigError, Settings, load_settings
+
+MIN_FREE_GB = 10.0
+"""Free disk below which a model may not fit."""
+
+
+class Health(StrEnum):
+    """How a finding is meant."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Works, but something is missing that some people want."""
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check."""
+
+    check: str
+    health: Health
+    found: str
+    advice: str = ""
+    """What to do; empty when all is well."""
+
+
+def examine(config: Path | None = None) -> Iterator[Finding]:
+    """Every finding, in the order in which a person would look. A configuration that can't be read ends it."""
+    yield _python()
+    yield from _packages()
+    try:
+        settings = load_settings(config).settings
+    except ConfigError as error:
+        yield Finding(
+            "configuration", Health.PROBLEM, str(error), "mend it; `idlegrid config show` lists what is allowed"
+        )
+        return
+    yield Finding("configuration", Health.OK, "every key and value is allowed")
+    yield _gpu()
+    yield _memory()
+    yield _disk()
+    yield _model()
+    yield from _ports(settings)
+
+
+def _python() -> Finding:
+    return Finding("python", Health.OK, f"{platform.python_version()} in {sys.prefix}")
+
+
+def _packages() -> Iterator[Finding]:
+    pinned = {"dask": "2026.7.1", "distributed": "2026.7.1"}
+    for name, wanted in pinned.items():
+        found = version(name)
+        health = Health.OK if found == wanted else Health.PROBLEM
+        advice = "" if found == wanted else f"pip install {name}=={wanted}: schedulers and workers must match"
+        yield Finding(name, health, found, advice)
+    for extra, package in (("worker", "torch"), ("api", "fastapi")):
+        try:
+            yield Finding(f"extra {extra}", Health.OK, f"{package} {version(package)}")
+        except PackageNotFoundError:
+            yield Finding(
+                f"extra {extra}", Health.NOTE, f"{package} is not installed", f"pip install 'idlegrid[{extra}]'"
+            )
+
+
+def _gpu() -> Finding:
+    from distributed.diagnostics import nvml
+
+    count = nvml.device_get_count()
+    if count:
+        name = nvml.one_time().get("name", "unknown")
+        cuda = importlib.util.find_spec("dask_cuda") is not None
+        advice = "" if cuda else "pip install 'idlegrid[gpu]' for one worker per GPU with its memory managed"
+        return Finding("gpu", Health.OK if cuda else Health.NOTE, f"{count} × {name}", advice)
+    return Finding("gpu", Health.NOTE, "no NVIDIA GPU is visible", "work runs on the CPU; with a GPU check its driver")
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free, {os.cpu_count()} cores"
+    if memory.available < 2e9:
+        return Finding("memory", Health.PROBLEM, found, "a worker needs about 2 GB: close something")
+    return Finding("memory", Health.OK, found)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.home()).free / 1e9
+    if free < MIN_FREE_GB:
+        return Finding(
+            "disk", Health.NOTE, f"{free:.1f} GB free", f"models need room: {MIN_FREE_GB:g} GB or more is safe"
+        )
+    return Finding("disk", Health.OK, f"{free:.1f} GB free")
+
+
+def _model() -> Finding:
+    from ..grid import catalogue
+
+    name = catalogue.canonical(None, "embedding")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return Finding(
+            "model", Health.NOTE, "models load only with the extra `worker`", "pip install 'idlegrid[worker]'"
+        )
+    from ..actors.models import ModelNotFound, resolve
+
+    try:
+        return Finding("model", Health.OK, f"{name} is at {resolve(name, fetch=False)}")
+    except ModelNotFound:
+        return Finding(
+            "model", Health.NOTE, f"{name} is not on this machine", "it is fetched from the hub at first use"
+        )
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    places = {
+        "api": (settings.api.host, settings.api.port),
+        "scheduler": (settings.scheduler.host, settings.scheduler.port),
+        "dashboard": (settings.scheduler.host, settings.scheduler.dashboard_port),
+    }
+    for name, (host, port) in places.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                advice = f"something listens there already (a grid?); or set another {name} port"
+                yield Finding(f"port {name}", Health.NOTE, f"{host}:{port}: {error.strerror}", advice)
+            else:
+                yield Finding(f"port {name}", Health.OK, f"{host}:{port} is free")
