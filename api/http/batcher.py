@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import Batch, BatchLimits, BatchQueue
-from .embedder import EmbedAnswer, Embedder, Input, Unavailable
+from .embedder import BadInput, EmbedAnswer, Embedder, Input, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Batcher:
             self._fail(batch.parts, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the outcome of the requests
             if len(batch.parts) == 1:
-                self._fail(batch.parts, error)
+                self._fail(batch.parts, _in_its_request(error, batch.parts))
             else:
                 log.warning("batch of %d requests failed (%s), each is tried by itself", len(batch.parts), type(error))
                 await asyncio.gather(*(self._alone(batch.group, {key: part}) for key, part in batch.parts.items()))
@@ -164,7 +164,7 @@ class Batcher:
         try:
             await self._compute(model_id, parts)
         except Exception as error:  # noqa: BLE001 - see _run
-            self._fail(parts, error)
+            self._fail(parts, _in_its_request(error, parts))
 
     async def _compute(self, model_id: object, parts: dict[int, list[int]]) -> None:
         """Embed the parts of the requests that are still open, and hand out what comes back."""
@@ -188,6 +188,14 @@ class Batcher:
 
     def _now(self) -> float:
         return (self._clock or asyncio.get_running_loop().time)()
+
+
+def _in_its_request(error: Exception, parts: dict[int, list[int]]) -> Exception:
+    """`error` of a call for one request: the number of a bad input as its client counts."""
+    (part,) = parts.values()
+    if isinstance(error, BadInput) and error.index is not None:
+        return BadInput(str(error), index=part[error.index])
+    return error
 
 
 def _size(one: Input) -> int:

@@ -57,6 +57,11 @@ class EmbedError(Exception):
 class BadInput(EmbedError):
     """An input cannot be embedded by this model: too long, or with a token id that the model does not know."""
 
+    def __init__(self, what: str, *, index: int | None = None) -> None:
+        """`what` is wrong, as a sentence without the input's number; `index`: which of the inputs of the call it is."""
+        super().__init__(what)
+        self.index = index
+
 
 class Unavailable(EmbedError):
     """Nobody can do the work now."""

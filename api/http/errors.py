@@ -66,7 +66,8 @@ def from_batcher(error: QueueFull | DeadlineExceeded | Unavailable | BadInput) -
         case Unavailable():
             return unavailable(str(error), error.retry_after)
         case BadInput():
-            return ApiError(400, str(error), param="input", code="invalid_input")
+            place = "" if error.index is None else f"entry {error.index}: "
+            return ApiError(400, f"Invalid value for 'input': {place}{error}", param="input", code="invalid_input")
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -1,4 +1,8 @@
-"""Settings from files and variables: environment > `.env` > `config.yaml` > defaults."""
+"""Settings from files and variables: environment > `.env` > `config.yaml` > defaults.
+
+Plain pydantic models with layers of our own: pydantic-settings cannot give a nested key a flat variable of any name
+(`GPU_ACCEPTANCE_RATE`), reads the environment in the constructor, and forgets which place a value came from.
+"""
 
 from __future__ import annotations
 

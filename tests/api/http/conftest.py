@@ -25,6 +25,7 @@ class HashEmbedder:
     def __init__(self) -> None:
         self.calls: list[list[Input]] = []
         self.cancelled = 0
+        self.given_up = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.called = asyncio.Condition()
@@ -44,10 +45,11 @@ class HashEmbedder:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            self.given_up.set()
             raise
-        for one in inputs:
+        for index, one in enumerate(inputs):
             if isinstance(one, str) and one.startswith("long"):
-                raise BadInput("This model's maximum context length is 32 tokens.")
+                raise BadInput("This model's maximum context length is 32 tokens.", index=index)
             if isinstance(one, str) and one.startswith("crash"):
                 raise RuntimeError("a secret of the machine room")
         return EmbedAnswer(np.stack([self.vector(one) for one in inputs]), [self.count(one) for one in inputs])

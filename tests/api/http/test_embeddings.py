@@ -6,6 +6,7 @@ import base64
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from idlegrid.api.http import create_app
 from idlegrid.api.http.embedder import Readiness
 from idlegrid.grid.config import Settings
@@ -104,6 +105,12 @@ async def test_what_is_no_unicode_is_refused(client):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")
 
 
+async def test_a_bad_input_is_told_by_its_number_in_the_request(client):
+    answer = await post(client, ["good"] * 50 + ["long"] + ["good"] * 5)
+    assert answer.status_code == 400
+    assert "entry 50: This model's maximum context length" in answer.json()["error"]["message"]
+
+
 async def test_a_mistyped_parameter_gets_a_suggestion(client):
     message = (await post(client, "x", dimension=3)).json()["error"]["message"]
     assert message == "Unknown parameter: 'dimension'. Did you mean 'dimensions'?"
@@ -187,6 +194,29 @@ async def test_a_client_that_leaves_has_its_work_cancelled(embedder, settings):
     async with asyncio.timeout(5):
         await call
     assert embedder.cancelled == 1
+
+
+async def test_a_closed_connection_cancels_the_work_on_a_real_server(embedder, settings):
+    embedder.gate.clear()
+    server = uvicorn.Server(uvicorn.Config(create_app(embedder, settings), port=0, log_level="warning", ws="none"))
+    socket = server.config.bind_socket()
+    socket.listen()  # from here on the kernel takes connections, whenever the server is up
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
+    host, port = socket.getsockname()
+    body = b'{"model": "hash", "input": "x"}'
+    head = (
+        f"POST /v1/embeddings HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    )
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    await embedder.wait_for_calls(1)
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(5):
+        await embedder.given_up.wait()
+        server.should_exit = True
+        await serving
+    socket.close()
 
 
 async def test_requests_that_arrive_together_share_a_batch(client, embedder):

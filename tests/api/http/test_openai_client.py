@@ -68,6 +68,7 @@ def url(backend: InProcess) -> Iterator[str]:
     config.server_header = False
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    socket.listen()  # from here on the kernel takes connections, whenever the server is up
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     yield f"http://127.0.0.1:{socket.getsockname()[1]}"
