@@ -9,6 +9,7 @@ from typing import Any
 
 from .cutting import Span
 from .operators import OperatorSpec, RowOperator
+from .place import unseen
 from .rows import distinct, read_batches
 from .source import SourceFile, Storage
 from .window import judge
@@ -32,11 +33,18 @@ class Calibration:
 
 
 def calibrate(spec: OperatorSpec, storage: Storage, files: Sequence[SourceFile], column: str) -> Calibration:
-    """Load the operator and time it on a sample of the job's rows: about `MEASURE_SECONDS` once it is warm."""
+    """Load the operator and time it on a sample of the job's rows: about `MEASURE_SECONDS` once it is warm.
+
+    Without `files`, or when the operator does not take some of the rows, on texts of its own.
+    """
     operator = spec.load()
-    texts = _sample(storage, files, column) or _FALLBACK
-    operator.compute(operator.prepare(texts[:8]))
-    return Calibration(operator.facts, list(operator.fields), _measure(operator, texts))
+    try:
+        speed = _measure(operator, _sample(storage, files, column) or _FALLBACK)
+    except FileNotFoundError as error:
+        raise unseen(error.filename or error) from error
+    except Exception:  # noqa: BLE001 - a bad row, or corrupt input: its unit will say so
+        speed = _measure(operator, _FALLBACK)
+    return Calibration(operator.facts, list(operator.fields), speed)
 
 
 def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[str]:
@@ -51,6 +59,8 @@ def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[
 
 
 def _measure(operator: RowOperator, texts: Sequence[str]) -> float:
+    """Rows per second, once warm."""
+    operator.compute(operator.prepare(texts[:8]))
     begun, rows, size = time.monotonic(), 0, 32
     while (spent := time.monotonic() - begun) < MEASURE_SECONDS:
         chunk = [texts[(rows + index) % len(texts)] for index in range(size)]

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from ...grid import catalogue
 from .drive import Patience
-from .errors import InputError
 from .job import UNIT_SECONDS, BulkJob, BulkReport, Listener
 from .operators import Results
 from .target import Target
@@ -151,7 +150,7 @@ def embed_parquet(
     """
     job = BulkJob(
         spec=EmbeddingSpec(
-            model=_model_id(model),
+            model=catalogue.canonical(model, "embedding"),
             normalize=normalize,
             dimensions=dimensions,
             dtype=dtype,
@@ -169,11 +168,3 @@ def embed_parquet(
         patience=patience or Patience(),
     )
     return job.run(client, on_progress, dry_run=dry_run)
-
-
-def _model_id(model: str | None) -> str:
-    """The model's one name: an alias and its id are the same job."""
-    entry = catalogue.default_model("embedding") if model is None else catalogue.find(model)
-    if entry is None and model is None:
-        raise InputError("the catalogue has no default for embedding: name a model")
-    return entry.id if entry is not None else str(model)

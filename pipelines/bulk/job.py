@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from distributed import KilledWorker
 from distributed import TimeoutError as DaskTimeoutError
 
 from ...grid.failpoints import failpoint
@@ -16,7 +17,7 @@ from . import source as sources
 from .calibration import Calibration, calibrate
 from .cutting import cut
 from .drive import Driver, Patience, ask_for, resumable
-from .errors import GridUnavailable, InputError, TargetError
+from .errors import BulkError, GridUnavailable, InputError, TargetError
 from .manifest import FoundPart, finish, found_parts
 from .operators import OperatorSpec
 from .plan import MANIFEST, PLAN, SUCCESS, Plan, differences, job_id
@@ -164,20 +165,29 @@ class BulkJob:
         )
 
     def _calibrate(self, client: Any, storage: Storage, wanted: Plan) -> Calibration:
-        with ask_for(self.spec):
-            future = client.submit(calibrate, self.spec, storage, wanted.files, self.column, pure=False)
-        try:
-            found: Calibration = future.result(timeout=self.patience.worker)
-        except (TimeoutError, DaskTimeoutError):
-            raise GridUnavailable(
-                f"no worker took the first {self.spec.job_type} task within {self.patience.worker:.0f} s. "
-                "Start one, or see why the ones that are there may not take it (idlegrid status)"
-            ) from None
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        finally:
-            future.cancel()
-        return found
+        """Ask a worker. A row of the sample may kill it: then without a sample."""
+        error: Exception | None = None
+        for files in (wanted.files, wanted.files, ()):
+            with ask_for(self.spec):
+                future = client.submit(calibrate, self.spec, storage, files, self.column, pure=False)
+            try:
+                found: Calibration = future.result(timeout=self.patience.worker)
+            except KilledWorker as killed:
+                error = killed
+            except (TimeoutError, DaskTimeoutError):
+                raise GridUnavailable(
+                    f"no worker took the first {self.spec.job_type} task within {self.patience.worker:.0f} s. "
+                    "Start one, or see why the ones that are there may not take it (idlegrid status)"
+                ) from None
+            except BulkError:
+                raise
+            except Exception as failed:
+                raise InputError(f"a worker can't use {self.spec.model}: {failed}") from failed
+            else:
+                return found
+            finally:
+                future.cancel()
+        raise GridUnavailable(f"every worker that loads {self.spec.model} dies: has it the memory?") from error
 
     def _store(self, target: Target, plan: Plan, storage: Storage, surveys: Sequence[Survey]) -> Plan:
         """Make the plan the target's; if another driver was first, its plan counts."""

@@ -62,12 +62,16 @@ class _HashingFile(io.RawIOBase):
         self._file = path.open("xb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
+        self.wanted = True
+        """False: what still comes is thrown away (pyarrow writes a footer even when a writer is given up)."""
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
+        if not self.wanted:
+            return len(view)
         self._hash.update(view)
         written = 0
         while written < len(view):
@@ -146,7 +150,9 @@ class PartWriter:
         return part
 
     def abandon(self) -> None:
-        """Close the file without caring for its content."""
+        """Close the file, finished or not, without caring for its content."""
+        self._file.wanted = False
+        self._writer.close()
         self._file.close()
 
 

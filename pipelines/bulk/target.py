@@ -96,11 +96,13 @@ class LocalTarget:
             raise TargetError(f"{self.root} is a file: the target must be a folder") from None
 
     def create(self, name: str, data: bytes) -> bool:
-        (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
-        with self.scratch(name) as path:
-            path.write_bytes(data)
-            sync(path)
-            return self.publish(path, name)
+        self.root.mkdir(parents=True, exist_ok=True)
+        while True:
+            with contextlib.suppress(FileNotFoundError), self.scratch(name) as path:
+                path.write_bytes(data)
+                sync(path)
+                return self.publish(path, name)
+            # Another driver finished the job and cleared the scratch folder under us: make it again.
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         with (self.root / name).open("rb") as file:
@@ -114,7 +116,7 @@ class LocalTarget:
 
     @contextlib.contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        path = self.root / SCRATCH / f"{name}.{uuid4().hex}"
+        path = self._scratch_folder() / f"{name}.{uuid4().hex}"
         try:
             yield path
         finally:
@@ -142,10 +144,16 @@ class LocalTarget:
         return True
 
     def mark(self, name: str) -> None:
-        (self.root / SCRATCH / name).touch()
+        (self._scratch_folder() / name).touch()
 
     def marked(self, name: str) -> bool:
         return (self.root / SCRATCH / name).exists()
+
+    def _scratch_folder(self) -> Path:
+        """On the target's own file system, or nothing could be linked. Raises when the target itself is gone."""
+        folder = self.root / SCRATCH
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def clear(self) -> None:
         shutil.rmtree(self.root / SCRATCH, ignore_errors=True)

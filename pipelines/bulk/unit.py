@@ -18,6 +18,7 @@ from .errors import TargetError, WorkerTrouble
 from .operators import OperatorSpec, RowOperator
 from .overlap import Behind, ahead
 from .part import PartFacts, PartWriter, parse_facts, read_facts
+from .place import unseen, whoami
 from .plan import belongs
 from .rows import read_windows
 from .schema import output_schema
@@ -60,6 +61,8 @@ def run_unit(work: Work) -> UnitResult:
     """Compute a unit and publish its part, unless that exists. Raises BulkError, whatever the cause."""
     try:
         return _run(work)
+    except FileNotFoundError as error:
+        raise unseen(error.filename or error) from error
     except OSError as error:
         raise WorkerTrouble(_explain(error, work)) from error
 
@@ -84,10 +87,10 @@ def started(part: str, attempt: str) -> str:
 def _run(work: Work) -> UnitResult:
     begun = time.monotonic()
     _check_target(work)
-    work.target.mark(started(work.part, work.attempt))
-    failpoint("bulk.unit.started")
     if work.part in work.target.names():
         return UnitResult(read_facts(work.target, work.part)[0], mine=False)
+    work.target.mark(started(work.part, work.attempt))
+    failpoint("bulk.unit.started")
     operator = _operator(work)
     check_unchanged(work.storage, work.file)
     with work.target.scratch(f"{work.part}.{work.attempt}") as scratch:
@@ -108,9 +111,7 @@ def _check_target(work: Work) -> None:
     try:
         ours = belongs(work.target, work.job)
     except FileNotFoundError:
-        raise WorkerTrouble(
-            f"{_whoami()} does not see the target {work.target.url}: use a folder that all workers share, or a URL"
-        ) from None
+        raise unseen(f"the target {work.target.url}") from None
     if not ours:
         raise TargetError(f"{work.target.url} now belongs to another job than {work.job}: this one writes nothing more")
 
@@ -121,7 +122,7 @@ def _operator(work: Work) -> RowOperator:
     other = [f"{name} {work.same[name]} → {mine[name]}" for name in mine if mine[name] != work.same[name]]
     if other:
         raise WorkerTrouble(
-            f"{_whoami()} has another {work.spec.model} than the job was planned with ({', '.join(other)}): "
+            f"{whoami()} has another {work.spec.model} than the job was planned with ({', '.join(other)}): "
             "give it the same files"
         )
     return operator
@@ -155,7 +156,7 @@ def _write(work: Work, operator: RowOperator, scratch: Path, begun: float) -> Pa
             facts=dict(operator.facts),
             options=dict(work.spec.options),
             attempt=f"{work.attempt}.{uuid4().hex[:8]}",
-            worker=_whoami(),
+            worker=whoami(),
         )
     finally:
         behind.stop()
@@ -168,27 +169,11 @@ def _verify(scratch: Path, facts: PartFacts) -> None:
         size = scratch.stat().st_size
         metadata, _ = read_footer(pa.PythonFile(file, "r"), size, str(scratch))
     if parse_facts(metadata, str(scratch)) != facts or facts.rows != facts.row_stop - facts.row_start:
-        raise WorkerTrouble(f"{scratch} does not read back as it was written: does {_whoami()} have a sound disk?")
+        raise WorkerTrouble(f"{scratch} does not read back as it was written: does {whoami()} have a sound disk?")
 
 
 def _explain(error: OSError, work: Work) -> str:
     place = work.target.url
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{_whoami()} has no space for {work.part} of {place}: {error.strerror}. Free some, then run again"
-    if isinstance(error, FileNotFoundError):
-        return (
-            f"{_whoami()} does not see {error.filename or error} (source {work.storage.url(work.file.path)}, target "
-            f"{place}): use folders that all workers share, or URLs"
-        )
-    return f"{_whoami()} could not do {work.part} of {place}: {error}"
-
-
-def _whoami() -> str:
-    """The worker that runs this, for messages and provenance."""
-    from distributed import get_worker
-
-    try:
-        worker = get_worker()
-    except ValueError:
-        return "this process"
-    return f"worker {worker.name} ({worker.address})"
+        return f"{whoami()} has no space for {work.part} of {place}: {error.strerror}. Free some, then run again"
+    return f"{whoami()} could not do {work.part} of {place}: {error}"
