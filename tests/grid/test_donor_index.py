@@ -154,8 +154,8 @@ def test_nobody_opens_before_the_next_change(pairs, now):
     known, asked = {d.id: (d, load) for d, load in pairs}, [Ask(type=type_) for type_ in TYPES]
     before = [rank(ask, known.values(), now, always) for ask in asked]
     last = min(change, now + timedelta(hours=2)) if change else now + timedelta(hours=2)
-    for part in (0.3, 0.999):
-        assert [rank(ask, known.values(), now + part * (last - now), always) for ask in asked] == before
+    for moment in (now + (last - now) / 3, last - timedelta.resolution):
+        assert [rank(ask, known.values(), moment, always) for ask in asked] == before
     assert change is None or change > now
 
 
