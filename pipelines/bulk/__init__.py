@@ -1,6 +1,5 @@
 """Bulk jobs over Parquet: rows in, the same rows plus results out, whatever is killed on the way."""
 
-from .drive import Patience
 from .embedding import EmbeddingSpec, embed_parquet
 from .errors import (
     BulkError,
@@ -16,6 +15,7 @@ from .job import BulkJob, BulkReport
 from .operators import OperatorSpec, Results, RowOperator
 from .plan import Plan
 from .progress import Progress
+from .watch import Patience
 
 __all__ = [
     "BulkError",

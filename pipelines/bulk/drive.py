@@ -5,18 +5,16 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
 
-import dask
 from distributed import KilledWorker
 
 from ...grid.failpoints import failpoint
-from ...grid.jobs import Ask
 from .attempts import Attempts
 from .errors import CorruptInput, GridUnavailable, InputError, JobIncomplete, TargetError, TooManyErrors
 from .operators import OperatorSpec
@@ -25,32 +23,15 @@ from .progress import Meter, Progress
 from .source import SourceFile, Storage
 from .target import Target
 from .unit import UnitResult, Work, probe_unit, run_unit, started
+from .watch import POLL, Patience, Watch, ask_for
 
 logger = logging.getLogger(__name__)
 
-POLL = 1.0
-"""Seconds between two looks at the grid while nothing happens."""
 UNITS_PER_SLOT = 2
 """Units in flight for each thread of a worker: the one that runs and the next."""
 RESULT_TIMEOUT = 30.0
 UNBEGUN_ALLOWED = 50
 """Workers that may die while a unit only waits on them. Not the unit's fault, but it must end some time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long the driver waits for a grid before it gives up; the job stays resumable. Seconds."""
-
-    worker: float = 300.0
-    """For a first worker, or for one to come back."""
-    scheduler: float = 60.0
-    """For a lost scheduler to answer again."""
-
-
-def ask_for(spec: OperatorSpec, **options: Any) -> Any:
-    """The annotation by which placement knows bulk work: use as ``with ask_for(spec): client.submit(…)``."""
-    ask = Ask(type=spec.job_type, model=spec.model, deaths_allowed=0, **options)
-    return dask.annotate(grid=ask.to_annotation())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +63,7 @@ class Driver:
         """`spec` is pinned; `files` carry today's stamps; `max_errors`: rows with errors at which to stop."""
         self._client, self._plan, self._spec, self._target = client, plan, spec, target
         self._storage, self._files = storage, files
-        self._patience, self._max_errors, self._notify = patience, max_errors, notify
+        self._max_errors, self._notify = max_errors, notify
         self._same = spec.identity(plan.facts)
         self._finished: SimpleQueue[str] = SimpleQueue()
         self._flights: dict[str, _Flight] = {}
@@ -91,8 +72,7 @@ class Driver:
         self._unbegun: dict[int, int] = {}
         self._units = plan.units
         self._meter = Meter(time.monotonic())
-        self._workers: Mapping[str, int] = {}
-        self._looked = self._alone_since = 0.0
+        self._watch = Watch(client, patience, spec.job_type, self._say)
         self.rows = self.errors = self.units = 0
         """Of finished parts."""
         self.parts_made = self.rows_made = 0
@@ -106,14 +86,15 @@ class Driver:
         """Do these units. Raises JobIncomplete, TooManyErrors or GridUnavailable; what is done stays done."""
         for unit in todo:
             self._wait(unit)
-        self._look(force=True)
+        self._watch.look(force=True)
         try:
             while self._waiting or self._flights:
                 self._fill()
                 try:
                     key = self._finished.get(timeout=POLL)
                 except Empty:
-                    self._look()
+                    self._reconnect()
+                    self._watch.look(list(self._flights))
                 else:
                     self._take(key)
         finally:
@@ -126,7 +107,7 @@ class Driver:
         heapq.heappush(self._waiting, (int(fresh), -unit.span.seconds, unit.index))
 
     def _fill(self) -> None:
-        room = UNITS_PER_SLOT * max(1, sum(self._workers.values())) - len(self._flights)
+        room = UNITS_PER_SLOT * self._watch.threads - len(self._flights)
         while self._waiting and room > 0:
             self._submit(self._units[heapq.heappop(self._waiting)[-1]])
             room -= 1
@@ -151,7 +132,7 @@ class Driver:
             error_column=self._plan.error_column,
             killed=dict(state.killed),
         )
-        others = sorted(set(self._workers) - state.away_from) if state.away_from else []
+        others = sorted(set(self._watch.workers) - state.away_from) if state.away_from else []
         key = f"bulk-{self._spec.job_type}-{self._plan.job}-{unit.part}-{attempt}"
         with ask_for(self._spec):
             future = self._client.submit(
@@ -238,35 +219,11 @@ class Driver:
         self.errors += errors
         self.units += 1
 
-    def _look(self, *, force: bool = False) -> None:
-        """See which workers there are; give up when there is none for too long."""
-        now = time.monotonic()
-        if not force and now - self._looked < POLL:
-            return
-        if getattr(self._client, "status", "") != "running":
-            self._reconnect()
-        with suppress(Exception):
-            self._workers = self._client.nthreads()
-        self._looked = now
-        if self._workers:
-            self._alone_since = 0.0
-            return
-        self._alone_since = self._alone_since or now
-        alone = now - self._alone_since
-        if alone > self._patience.worker:
-            raise GridUnavailable(f"no worker came within {self._patience.worker:.0f} s. Start one")
-        self._say(f"waiting for a worker that may take {self._spec.job_type} work: none is connected ({alone:.0f} s)")
-
     def _reconnect(self) -> None:
-        """Wait for a lost scheduler; what it knew is gone, so queue again what has no part."""
-        if getattr(self._client, "status", "") == "running":
+        """The scheduler went away, and with it all that it knew: queue again what it had."""
+        if self._watch.connected:
             return
-        deadline = time.monotonic() + self._patience.scheduler
-        self._say("the scheduler is gone: waiting for it to come back")
-        while self._client.status != "running":
-            if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
-                raise GridUnavailable("the connection to the scheduler is lost. Start it again")
-            time.sleep(0.2)
+        self._watch.reconnect()
         for flight in self._flights.values():
             self._wait(flight.unit)
         self._flights.clear()
@@ -275,7 +232,7 @@ class Driver:
         """Take back what has not begun. A unit that runs goes on and publishes its part, which a restart finds."""
         futures = [flight.future for flight in self._flights.values()]
         self._flights.clear()
-        if futures and self._client.status == "running":
+        if futures and self._watch.connected:
             with suppress(Exception):
                 self._client.cancel(futures)
 
@@ -292,7 +249,7 @@ class Driver:
                 units_total=len(self._units),
                 rows_per_second=self._meter.rate(now),
                 eta_seconds=self._meter.eta(self._plan.rows - self.rows, now),
-                workers=len(self._workers),
+                workers=len(self._watch.workers),
                 notice=notice,
             )
         )

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from ...grid import catalogue
-from .drive import Patience
 from .job import UNIT_SECONDS, BulkJob, BulkReport, Listener
 from .operators import Results
 from .target import Target
+from .watch import Patience
 
 if TYPE_CHECKING:
     from ...actors.embedding import EmbeddingModel

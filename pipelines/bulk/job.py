@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from distributed import KilledWorker
-from distributed import TimeoutError as DaskTimeoutError
+from distributed import CancelledError, KilledWorker, wait
 
 from ...grid.failpoints import failpoint
 from . import source as sources
 from .calibration import Calibration, calibrate
 from .cutting import cut
-from .drive import Driver, Patience, ask_for, resumable
+from .drive import Driver, resumable
 from .errors import BulkError, GridUnavailable, InputError, TargetError
 from .manifest import FoundPart, finish, found_parts
 from .operators import OperatorSpec
@@ -25,6 +25,7 @@ from .progress import Progress
 from .schema import check_no_drift, check_text_column, output_schema
 from .source import Storage, Survey
 from .target import Target, open_target
+from .watch import POLL, Patience, Watch, ask_for
 
 UNIT_SECONDS = 10.0
 Listener = Callable[[Progress], None]
@@ -74,19 +75,19 @@ class BulkJob:
 
     def run(self, client: Any, on_progress: Listener | None = None, *, dry_run: bool = False) -> BulkReport:
         """Do what is not done yet. Raises BulkError; the target is resumable at any moment."""
-        begun = time.monotonic()
+        begun, listener = time.monotonic(), on_progress or _ignore
         target, storage, surveys = self._look()
         plan = self._stored_plan(target, storage, surveys)
         new = plan is None
         if plan is None:
             with resumable(target):
-                plan = self._make_plan(client, target, storage, surveys)
+                plan = self._make_plan(client, storage, surveys, listener)
         if dry_run:
             return _planned(plan, target, time.monotonic() - begun)
         if new:
             plan = self._store(target, plan, storage, surveys)
         with resumable(target):
-            parts, driver = self._drive(client, plan, target, storage, surveys, on_progress)
+            parts, driver = self._drive(client, plan, target, storage, surveys, listener)
         return _report(plan, parts, target, driver, time.monotonic() - begun)
 
     def _look(self) -> tuple[Target, Storage, list[Survey]]:
@@ -142,11 +143,15 @@ class BulkJob:
             )
         return plan
 
-    def _make_plan(self, client: Any, target: Target, storage: Storage, surveys: Sequence[Survey]) -> Plan:
+    def _make_plan(self, client: Any, storage: Storage, surveys: Sequence[Survey], listener: Listener) -> Plan:
         wanted = self._wanted(storage, surveys)
-        found = self._calibrate(client, storage, wanted)
+        watch = Watch(
+            client, self.patience, self.spec.job_type, lambda notice: listener(_planning(wanted, watch, notice))
+        )
+        found = self._calibrate(client, storage, wanted, watch)
         schema = output_schema(surveys[0].schema, found.schema, self.error_column)
-        workers = max(1, len(client.nthreads()))
+        watch.look(force=True)
+        workers = max(1, len(watch.workers))
         spans = cut(
             [one.row_groups for one in surveys],
             rows_per_second=found.rows_per_second,
@@ -164,21 +169,21 @@ class BulkJob:
             spans=tuple(spans),
         )
 
-    def _calibrate(self, client: Any, storage: Storage, wanted: Plan) -> Calibration:
+    def _calibrate(self, client: Any, storage: Storage, wanted: Plan, watch: Watch) -> Calibration:
         """Ask a worker. A row of the sample may kill it: then without a sample."""
-        error: Exception | None = None
         for files in (wanted.files, wanted.files, ()):
             with ask_for(self.spec):
                 future = client.submit(calibrate, self.spec, storage, files, self.column, pure=False)
             try:
-                found: Calibration = future.result(timeout=self.patience.worker)
-            except KilledWorker as killed:
-                error = killed
-            except (TimeoutError, DaskTimeoutError):
-                raise GridUnavailable(
-                    f"no worker took the first {self.spec.job_type} task within {self.patience.worker:.0f} s. "
-                    "Start one, or see why the ones that are there may not take it (idlegrid status)"
-                ) from None
+                while future.status == "pending":
+                    with suppress(TimeoutError):
+                        wait(future, timeout=POLL)
+                    watch.look([future.key])
+                found: Calibration = future.result()
+            except KilledWorker:
+                continue
+            except CancelledError:
+                raise GridUnavailable("the connection to the scheduler is lost. Start the grid again") from None
             except BulkError:
                 raise
             except Exception as failed:
@@ -187,7 +192,7 @@ class BulkJob:
                 return found
             finally:
                 future.cancel()
-        raise GridUnavailable(f"every worker that loads {self.spec.model} dies: has it the memory?") from error
+        raise GridUnavailable(f"every worker that loads {self.spec.model} dies: has it the memory?")
 
     def _store(self, target: Target, plan: Plan, storage: Storage, surveys: Sequence[Survey]) -> Plan:
         """Make the plan the target's; if another driver was first, its plan counts."""
@@ -205,7 +210,7 @@ class BulkJob:
         target: Target,
         storage: Storage,
         surveys: Sequence[Survey],
-        on_progress: Listener | None,
+        listener: Listener,
     ) -> tuple[dict[str, FoundPart], Driver]:
         """Make the missing parts and finish the job. Returns all parts, and the driver for its counts."""
         parts = found_parts(target, plan)
@@ -218,7 +223,7 @@ class BulkJob:
             target=target,
             patience=self.patience,
             max_errors=None if self.max_error_ratio is None else self.max_error_ratio * plan.rows,
-            notify=on_progress or (lambda progress: None),
+            notify=listener,
         )
         for unit in plan.units:
             if unit.part in parts:
@@ -252,6 +257,24 @@ def _check_unfinished(target: Target, missing: str) -> None:
         )
 
 
+def _ignore(progress: Progress) -> None:
+    pass
+
+
+def _planning(plan: Plan, watch: Watch, notice: str) -> Progress:
+    return Progress(
+        rows=0,
+        rows_total=plan.rows,
+        errors=0,
+        units=0,
+        units_total=0,
+        rows_per_second=0.0,
+        eta_seconds=None,
+        workers=len(watch.workers),
+        notice=notice,
+    )
+
+
 def _planned(plan: Plan, target: Target, seconds: float) -> BulkReport:
     return BulkReport(
         target=target.url,
@@ -259,7 +282,7 @@ def _planned(plan: Plan, target: Target, seconds: float) -> BulkReport:
         errors=0,
         truncated=0,
         parts=len(plan.spans),
-        reused_parts=0,
+        reused_parts=len(target.names() & {unit.part for unit in plan.units}),
         seconds=seconds,
         rows_per_second=0.0,
         plan=plan,
