@@ -131,12 +131,12 @@ class EmbeddingModel:
                 return self._encoder, min(1.0, cosine)
         return exact, 1.0
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, truncated to `facts.max_tokens`."""
+    def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut to `facts.max_tokens` unless `truncate` is False."""
         if not texts:
             return []
         encoded = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, padding=False, return_attention_mask=False
+            list(texts), truncation=truncate, max_length=self._max_tokens, padding=False, return_attention_mask=False
         )
         ids: list[list[int]] = encoded["input_ids"]
         return ids

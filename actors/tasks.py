@@ -25,7 +25,14 @@ class Embedded(NamedTuple):
 
 
 class BadTokens(ValueError):
-    """An input of token ids holds one that the model does not know. `str()` says which."""
+    """An input can't be embedded as it is: `index` says which one, `what` what is wrong with it."""
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(index, what)
+        self.index, self.what = index, what
+
+    def __str__(self) -> str:
+        return f"input {self.index} {self.what}"
 
 
 def located(function: Callable[P, R]) -> Callable[P, R]:
@@ -58,30 +65,32 @@ def embed_inputs(
     normalize: bool = True,
     dimensions: int | None = None,
     dtype: str = "auto",
+    truncate: bool = True,
 ) -> Embedded:
     """Embed texts, or inputs that are tokenised already, with this worker's resident copy of `model`.
 
-    Raises BadTokens for an id outside of the model's vocabulary or an input longer than the model takes, ValueError for
+    Texts that are longer than the model reads are cut, or with `truncate=False` refused like token ids always are.
+    Raises BadTokens for an input that is too long or has an id outside of the model's vocabulary, ValueError for
     `dimensions` that the model does not have.
     """
     resident = embedding_model(model, dtype=dtype)
-    ids: list[Sequence[int]] = [[] if isinstance(one, str) else one for one in inputs]
-    for index, one in enumerate(inputs):
-        if not isinstance(one, str):
-            _check_tokens(index, one, resident.facts.vocab_size, resident.facts.max_tokens)
     texts = [index for index, one in enumerate(inputs) if isinstance(one, str)]
-    for index, tokens in zip(texts, resident.tokenize([str(inputs[index]) for index in texts]), strict=True):
+    tokenized = resident.tokenize([str(inputs[index]) for index in texts], truncate=truncate)
+    ids: list[Sequence[int]] = [() if isinstance(one, str) else one for one in inputs]
+    for index, tokens in zip(texts, tokenized, strict=True):
         ids[index] = tokens
+    for index, tokens in enumerate(ids):
+        _check_tokens(index, tokens, resident.facts.vocab_size, resident.facts.max_tokens)
     vectors = resident.embed_tokens(ids, normalize=normalize, dimensions=dimensions)
     return Embedded(vectors, [len(one) for one in ids])
 
 
 def _check_tokens(index: int, tokens: Sequence[int], vocab_size: int, max_tokens: int) -> None:
-    if len(tokens) > max_tokens:
-        raise BadTokens(f"input {index} has {len(tokens)} tokens, the model takes at most {max_tokens}")
-    bad = next((token for token in tokens if not 0 <= token < vocab_size), None)
-    if bad is not None:
-        raise BadTokens(f"input {index} has token id {bad}, outside of the model's vocabulary (0..{vocab_size - 1})")
+    if not 1 <= len(tokens) <= max_tokens:
+        raise BadTokens(index, f"has {len(tokens)} tokens, the model takes 1 to {max_tokens}")
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        bad = next(token for token in tokens if not 0 <= token < vocab_size)
+        raise BadTokens(index, f"has the token id {bad}, which the model does not know (0 to {vocab_size - 1})")
 
 
 def model_facts(model: str, *, dtype: str = "auto") -> dict[str, Any]:

@@ -49,9 +49,11 @@ class DaskEmbedder:
         if model_id not in self._facts:
             self._facts[model_id] = await self._run(model_id, model_facts, model_id)
         try:
-            done: Embedded = await self._run(model_id, embed_inputs, model_id, list(inputs), normalize=normalize)
+            done: Embedded = await self._run(
+                model_id, embed_inputs, model_id, list(inputs), normalize=normalize, truncate=False
+            )
         except BadTokens as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(error.what, index=error.index) from error
         return EmbedAnswer(done.vectors, done.tokens)
 
     async def _run(self, model_id: str, function: Any, *args: Any, **kwargs: Any) -> Any:

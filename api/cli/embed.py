@@ -35,6 +35,7 @@ def embed(
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Keep only the first values of each vector.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch or openvino.")] = "auto",
     embedding_column: Annotated[str, typer.Option(help="Name of the result column.")] = "embedding",
     error_column: Annotated[str, typer.Option(help="Name of the column that says why a row has none.")] = "error",
     max_error_ratio: Annotated[
@@ -63,6 +64,7 @@ def embed(
         "normalize": normalize,
         "dimensions": dimensions,
         "dtype": dtype,
+        "backend": backend,
         "embedding_column": embedding_column,
         "error_column": error_column,
         "max_error_ratio": max_error_ratio,
