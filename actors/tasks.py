@@ -79,8 +79,8 @@ def embed_inputs(
     ids: list[Sequence[int]] = [() if isinstance(one, str) else one for one in inputs]
     for index, tokens in zip(texts, tokenized, strict=True):
         ids[index] = tokens
-    for index, tokens in enumerate(ids):
-        _check_tokens(index, tokens, resident.facts.vocab_size, resident.facts.max_tokens)
+    for index, one in enumerate(ids):
+        _check_tokens(index, one, resident.facts.vocab_size, resident.facts.max_tokens)
     vectors = resident.embed_tokens(ids, normalize=normalize, dimensions=dimensions)
     return Embedded(vectors, [len(one) for one in ids])
 

@@ -109,7 +109,7 @@ def measure(source: Path, folder: Path, arguments: argparse.Namespace) -> dict[s
     return result
 
 
-# -- ours ---------------------------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 def ours(source: Path, target: Path, backend: str) -> float:
@@ -131,7 +131,7 @@ def run_ours(source: str, target: str, backend: str) -> float:
     return report.rows / report.seconds
 
 
-# -- peers --------------------------------------------------------------------------------------------------------------
+# -- peers -----------------------------------------------------------------------------------------
 
 
 def bare_loop(texts: Sequence[str], backend: str) -> float:
@@ -264,7 +264,7 @@ def frame_of(rows: int) -> Any:
     return pd.DataFrame({"id": range(rows), "name": ["-"] * rows, "text": ["warm up"] * rows})
 
 
-# -- measuring ----------------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
 def alone(function: Callable[..., float], *arguments: str) -> float:
