@@ -5,7 +5,7 @@ all.
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -151,6 +151,20 @@ class Lanes:
         """Job type → how many tasks wait."""
         counts = {type_: sum(lane.waiting for lane in lanes) for type_, lanes in self._by_type.items()}
         return {type_: count for type_, count in sorted(counts.items()) if count}
+
+    def waiting_by_region(self) -> Mapping[str, int]:
+        """Preferred region → how many tasks wait; those without a preference aren't in it."""
+        counts: Counter[str] = Counter()
+        for lanes in self._by_type.values():
+            for lane in lanes:
+                if lane.ask.region is not None:
+                    counts[lane.ask.region] += lane.waiting
+        return counts
+
+    def ahead(self, key: Key) -> int:
+        """How many tasks of the same lane go before this waiting one. Looks at all of them: for answers to people."""
+        waiter = self._waiters[key]
+        return sum(place < waiter.place for place in waiter.lane.places if self._waits(place))
 
     def _waits(self, place: Place) -> bool:
         waiter = self._waiters.get(place.key)

@@ -30,7 +30,9 @@ _held: list[IO[bytes]] = []
 """Locks of this process's slots: open until the process ends, however it ends."""
 
 
-def local_donor(worker_name: str | None, environ: Mapping[str, str] | None = None) -> Donor:
+def local_donor(
+    worker_name: str | None, environ: Mapping[str, str] | None = None, config_path: Path | None = None
+) -> Donor:
     """The donor that a worker on this machine is.
 
     `worker_name`: the name it was given, None if it has none of its own. Raises ConfigError on settings that aren't
@@ -39,8 +41,8 @@ def local_donor(worker_name: str | None, environ: Mapping[str, str] | None = Non
     environ = os.environ if environ is None else environ
     if VARIABLE in environ:
         return Statement.from_wire({"donor": json.loads(environ[VARIABLE]), "report": {}}).donor
-    settings = load_settings(environ=environ).settings
-    gpu_model, gpu_memory_gb, gpu_count = _gpu()
+    settings = load_settings(config_path, environ=environ).settings
+    gpu_model, gpu_memory_gb, gpu_count = visible_gpu()
     return settings.to_donor(
         id=_stable_id(settings.name or "", worker_name, environ),
         gpu_model=gpu_model,
@@ -55,7 +57,7 @@ def to_variable(donor: Donor) -> str:
     return json.dumps(Statement(donor, Report()).to_wire()["donor"])
 
 
-def _gpu() -> tuple[str | None, float, int]:
+def visible_gpu() -> tuple[str | None, float, int]:
     """Model, memory in GB (10^9 bytes) and number of the GPUs that this process may use: one each under
     dask-cuda-worker.
     """

@@ -9,6 +9,7 @@ from typing import Any
 from distributed import Scheduler
 
 from . import private_api
+from .doors import open_doors
 from .facts import KEY
 from .lanes import ANNOTATION, TaskState
 from .placer import OFFER_EVERY, Clock, utc_now
@@ -56,6 +57,10 @@ class GridMixin:
         if not found and base is not None and ts.loose_restrictions:
             return self.grid.placer.eligible(ts.key, lane, None, self.running)  # type: ignore[no-any-return]
         return found
+
+    def stock_valid_workers(self: Any, ts: TaskState) -> set[WorkerState] | None:
+        """The workers that Dask's own restrictions allow, None for all."""
+        return super().valid_workers(ts)  # type: ignore[misc,no-any-return]
 
     def worker_objective(self: Any, ts: TaskState, ws: WorkerState) -> tuple[Any, ...]:
         """What Dask minimises: the score, negated."""
@@ -128,6 +133,7 @@ def attach(scheduler: Scheduler, *, clock: Clock = utc_now, offer_every: float =
     _rebind(scheduler, GridMixin, scheduler)
     _rebind(scheduler, GridStealing, stealing)
     scheduler.add_plugin(plugin)
+    open_doors(plugin)
     for ws in scheduler.workers.values():
         plugin.heard(ws, (ws.metrics or {}).get(KEY))
     return plugin
