@@ -42,6 +42,8 @@ class _Flight:
     future: Any
     attempt: str
     probe: bool
+    only: frozenset[str]
+    """Addresses of the workers that may take it. Empty: all."""
 
 
 class Driver:
@@ -90,13 +92,11 @@ class Driver:
         try:
             while self._waiting or self._flights:
                 self._fill()
-                try:
-                    key = self._finished.get(timeout=POLL)
-                except Empty:
-                    self._reconnect()
-                    self._watch.look(list(self._flights))
-                else:
-                    self._take(key)
+                with suppress(Empty):
+                    self._take(self._finished.get(timeout=POLL))
+                self._reconnect()
+                if self._watch.look(list(self._flights)):
+                    self._unstrand()
         finally:
             self._drop_flights()
         self._raise_failures()
@@ -132,7 +132,7 @@ class Driver:
             error_column=self._plan.error_column,
             killed=dict(state.killed),
         )
-        others = sorted(set(self._watch.workers) - state.away_from) if state.away_from else []
+        only = frozenset(self._watch.workers) - state.away_from if state.away_from else frozenset()
         key = f"bulk-{self._spec.job_type}-{self._plan.job}-{unit.part}-{attempt}"
         with ask_for(self._spec):
             future = self._client.submit(
@@ -140,10 +140,9 @@ class Driver:
                 work,
                 key=key,
                 pure=False,
-                workers=others or None,
-                allow_other_workers=bool(others),
+                workers=sorted(only) or None,
             )
-        self._flights[key] = _Flight(unit, future, attempt, state.search is not None)
+        self._flights[key] = _Flight(unit, future, attempt, state.search is not None, only)
         future.add_done_callback(lambda done: self._finished.put(done.key))
 
     def _take(self, key: str) -> None:
@@ -197,7 +196,7 @@ class Driver:
         else:
             final = isinstance(error, (InputError, TargetError)) and not isinstance(error, CorruptInput)
             why = str(error) or repr(error)
-            state = state.after_failure(why, final=final)
+            state = state.after_failure(why, getattr(error, "worker", ""), final=final)
             self._say(f"{unit.part}: {why}")
         self._attempts[unit.index] = state
         self._next(unit)
@@ -227,6 +226,14 @@ class Driver:
         for flight in self._flights.values():
             self._wait(flight.unit)
         self._flights.clear()
+
+    def _unstrand(self) -> None:
+        """Queue again what waits for workers that are all gone."""
+        for key, flight in list(self._flights.items()):
+            if flight.only and not flight.only & set(self._watch.workers):
+                del self._flights[key]
+                flight.future.cancel()
+                self._wait(flight.unit)
 
     def _drop_flights(self) -> None:
         """Take back what has not begun. A unit that runs goes on and publishes its part, which a restart finds."""

@@ -24,6 +24,14 @@ class TargetError(BulkError):
 class WorkerTrouble(BulkError):
     """One worker could not do its unit, for reasons of its own (no space, no access). Another one may."""
 
+    def __init__(self, message: str, worker: str = "") -> None:
+        super().__init__(message, worker)
+        self.message, self.worker = message, worker
+        """What happened, and the address of the worker, if it is known."""
+
+    def __str__(self) -> str:
+        return self.message
+
 
 class GridUnavailable(BulkError):
     """No scheduler, or no worker that takes this work, within the time allowed. The job can be resumed."""

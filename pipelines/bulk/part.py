@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...grid.failpoints import failpoint
-from .errors import TargetError
+from .errors import CorruptInput, TargetError
 from .rows import decoded_bytes, pieces
 from .source import read_footer
 from .target import Target
@@ -174,12 +174,15 @@ def _float_leaves(schema: Any) -> list[str]:
 def read_facts(target: Target, part: str) -> tuple[PartFacts, int, str]:
     """What a part's footer says, the file's size in bytes and its footer's SHA-256.
 
-    Raises TargetError when it is no part of ours, CorruptInput when it is torn.
+    Raises TargetError when it is no part of ours, or torn.
     """
     size = target.size(part)
     where = f"{target.url}/{part}"
-    with target.open(part) as file:
-        metadata, footer = read_footer(file, size, where)
+    try:
+        with target.open(part) as file:
+            metadata, footer = read_footer(file, size, where)
+    except CorruptInput as error:
+        raise TargetError(f"{error}. Remove it and run the same job again") from error
     return parse_facts(metadata, where), size, footer
 
 

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .cutting import Span
-from .errors import CorruptInput, WorkerTrouble
+from .errors import CorruptInput
+from .place import trouble
 from .source import SourceFile, Storage
 
 BATCH_ROWS = 256
@@ -109,7 +110,7 @@ def _guard(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None:
-            raise WorkerTrouble(f"can't read {where}: {error}") from error
+            raise trouble(f"can't read {where}: {error}") from error
         raise CorruptInput(_corrupt(where, error)) from error
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise CorruptInput(_corrupt(where, error)) from error

@@ -101,7 +101,10 @@ class LocalTarget:
             with contextlib.suppress(FileNotFoundError), self.scratch(name) as path:
                 path.write_bytes(data)
                 sync(path)
-                return self.publish(path, name)
+                failpoint("bulk.create.before_link")
+                created = self.publish(path, name)
+                failpoint("bulk.create.after_link")
+                return created
             # Another driver finished the job and cleared the scratch folder under us: make it again.
 
     def read(self, name: str, limit: int | None = None) -> bytes:
@@ -133,6 +136,10 @@ class LocalTarget:
             os.link(scratch, final)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            if final.exists():  # the job was finished by others, and the scratch folder cleared under us
+                return False
+            raise
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from ...grid.failpoints import failpoint
 from .cutting import Span
-from .errors import TargetError, WorkerTrouble
+from .errors import TargetError
 from .operators import OperatorSpec, RowOperator
 from .overlap import Behind, ahead
 from .part import PartFacts, PartWriter, parse_facts, read_facts
-from .place import unseen, whoami
+from .place import trouble, unseen, whoami
 from .plan import belongs
 from .rows import read_windows
 from .schema import output_schema
@@ -64,7 +64,7 @@ def run_unit(work: Work) -> UnitResult:
     except FileNotFoundError as error:
         raise unseen(error.filename or error) from error
     except OSError as error:
-        raise WorkerTrouble(_explain(error, work)) from error
+        raise trouble(_explain(error, work)) from error
 
 
 def probe_unit(work: Work) -> int:
@@ -121,9 +121,8 @@ def _operator(work: Work) -> RowOperator:
     mine = work.spec.identity(operator.facts)
     other = [f"{name} {work.same[name]} → {mine[name]}" for name in mine if mine[name] != work.same[name]]
     if other:
-        raise WorkerTrouble(
-            f"{whoami()} has another {work.spec.model} than the job was planned with ({', '.join(other)}): "
-            "give it the same files"
+        raise trouble(
+            f"has another {work.spec.model} than the job was planned with ({', '.join(other)}): give it the same files"
         )
     return operator
 
@@ -169,11 +168,11 @@ def _verify(scratch: Path, facts: PartFacts) -> None:
         size = scratch.stat().st_size
         metadata, _ = read_footer(pa.PythonFile(file, "r"), size, str(scratch))
     if parse_facts(metadata, str(scratch)) != facts or facts.rows != facts.row_stop - facts.row_start:
-        raise WorkerTrouble(f"{scratch} does not read back as it was written: does {whoami()} have a sound disk?")
+        raise trouble(f"wrote {scratch}, which does not read back as it was written: is its disk sound?")
 
 
 def _explain(error: OSError, work: Work) -> str:
     place = work.target.url
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{whoami()} has no space for {work.part} of {place}: {error.strerror}. Free some, then run again"
-    return f"{whoami()} could not do {work.part} of {place}: {error}"
+        return f"has no space for {work.part} of {place}: {error.strerror}. Free some, then run again"
+    return f"could not do {work.part} of {place}: {error}"

@@ -58,21 +58,28 @@ class Watch:
     def threads(self) -> int:
         return max(1, sum(self.workers.values()))
 
-    def look(self, keys: Iterable[str] = (), *, force: bool = False) -> None:
-        """See who is there and whether somebody may take the tasks `keys`; at most once in `POLL` seconds."""
+    def look(self, keys: Iterable[str] = (), *, force: bool = False) -> bool:
+        """See who is there and whether somebody may take the tasks `keys`; at most once in `POLL` seconds.
+
+        Returns whether `workers` was renewed.
+        """
         now = time.monotonic()
         if not force and now - self._looked < POLL:
-            return
+            return False
         self._looked = now
         workers = self._ask("ncores")
         if workers is None:
             self._unanswered(now)
-            return
+            return False
         self.workers, self._silent_since = workers, None
         nobody = self._nobody(keys)
         if nobody is None:
             self._idle_since = None
-            return
+        else:
+            self._idle(now, nobody)
+        return True
+
+    def _idle(self, now: float, nobody: str) -> None:
         self._idle_since = now if self._idle_since is None else self._idle_since
         waited, most = now - self._idle_since, self._patience.worker
         if most is not None and waited >= most:

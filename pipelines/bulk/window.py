@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...grid.failpoints import failpoint
-from .errors import WorkerTrouble
 from .operators import Results, RowOperator
+from .place import trouble
 from .rows import Window, distinct
 
 MAX_CHARACTERS = 1_000_000
@@ -153,7 +153,7 @@ def _check_alive(operator: RowOperator, error: Exception) -> None:
     try:
         operator.compute(operator.prepare(["ok"]))
     except Exception as second:
-        raise WorkerTrouble(f"the model fails on any text: {_say(second)} (first: {_say(error)})") from second
+        raise trouble(f"fails on any text: {_say(second)} (first: {_say(error)})") from second
 
 
 def _isolate(texts: Sequence[str], operator: RowOperator, error: Exception) -> Results:

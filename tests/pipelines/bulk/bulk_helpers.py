@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -14,7 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+
+from idlegrid.grid.failpoints import VARIABLE
 from idlegrid.pipelines.bulk.operators import Results
+from idlegrid.pipelines.bulk.target import LocalTarget
 
 WIDTH = 8
 KILLER = "this row kills"
@@ -70,6 +74,11 @@ class HashOperator:
         return Results([column], truncated=[i for i, text in enumerate(prepared) if len(text) > 1000])
 
 
+def arm(point: str) -> None:
+    """Have this process kill itself at a failpoint."""
+    os.environ[VARIABLE] = point
+
+
 def vector(text: str) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32).astype(np.float32)[:WIDTH]
 
@@ -114,3 +123,74 @@ def assert_complete(target: Path, source: pa.Table) -> None:
     names = {path.name for path in Path(target).iterdir()}
     assert {"_SUCCESS", "_manifest.json", "_plan.json"} <= names
     assert not [name for name in names if not name.startswith(("part-", "_"))]
+
+
+@dataclass(frozen=True)
+class TracedTarget(LocalTarget):
+    """A local target that notes each publication in a file beside it: process, name, whether it was the first."""
+
+    gated: str = ""
+    """Part whose first publication waits for a file ``gate`` beside the target."""
+
+    @property
+    def trace(self) -> Path:
+        return self.root.with_suffix(".trace")
+
+    def mark(self, name):
+        super().mark(name)
+        with self.trace.open("a") as file:
+            file.write(f"{os.getpid()} {name} begun\n")
+
+    def publish(self, scratch, name):
+        if name == self.gated and not self.trace.with_suffix(".waiting").exists():
+            self.trace.with_suffix(".waiting").write_text(str(os.getpid()))
+            while not self.trace.with_suffix(".gate").exists():
+                time.sleep(0.01)
+        first: bool | str = "failed"
+        try:
+            first = super().publish(scratch, name)
+        finally:
+            with self.trace.open("a") as file:
+                file.write(f"{os.getpid()} {name} {first}\n")
+        return first
+
+    def published(self) -> list[tuple[int, str, str]]:
+        """Process, part, and True, False or failed, for each attempt that came to its end."""
+        return [line for line in self._lines() if line[1].startswith("part-") and line[2] != "begun"]
+
+    def begun(self) -> int:
+        """Attempts at a part, however they ended."""
+        return sum(what == "begun" for _, _, what in self._lines())
+
+    def _lines(self) -> list[tuple[int, str, str]]:
+        if not self.trace.exists():
+            return []
+        lines = [line.split() for line in self.trace.read_text().splitlines()]
+        return [(int(pid), name, what) for pid, name, what in lines]
+
+
+@dataclass(frozen=True)
+class RandomNamesTarget(TracedTarget):
+    """CONTROL, what Dask's own `to_parquet` did (dask#6445): every attempt publishes, under a name of its own."""
+
+    def _publish(self, scratch, final):
+        if final.name.startswith("part-"):
+            final = final.with_name(f"{final.stem}-{scratch.name[-8:]}.parquet")
+        scratch.rename(final)
+        return True
+
+
+@dataclass(frozen=True)
+class InPlaceTarget(TracedTarget):
+    """CONTROL: parts are written under their final name from the first byte on."""
+
+    @contextlib.contextmanager
+    def scratch(self, name):
+        if name.startswith("part-"):
+            yield self.root / name[: len("part-00000.parquet")]
+        else:
+            with super().scratch(name) as path:
+                yield path
+
+    def publish(self, scratch, name):
+        return True if name.startswith("part-") else super().publish(scratch, name)

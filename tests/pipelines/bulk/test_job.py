@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_helpers import RAISER, HashSpec, assert_complete, expected, read, table, write
+
 from idlegrid.pipelines.bulk import (
     BulkJob,
     CorruptInput,
@@ -228,7 +229,7 @@ def test_a_sick_device_fails_the_unit_not_its_rows(client, tmp_path):
     def fall_ill(progress):
         (tmp_path / "sick").touch()
 
-    with pytest.raises(JobIncomplete, match=r"the model fails on any text: RuntimeError: the device fell off"):
+    with pytest.raises(JobIncomplete, match=r"fails on any text: RuntimeError: the device fell off"):
         job(path, tmp_path / "out", spec=spec, unit_rows=1).run(client, fall_ill)
     (tmp_path / "sick").unlink()
     job(path, tmp_path / "out", spec=spec).run(client)
