@@ -26,11 +26,12 @@ print("imported", len([name for name in sys.modules if name.startswith("idlegrid
 def installed(tmp_path_factory):
     """The wheel, built and installed into a folder of its own."""
     base = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(base), str(ROOT)]
+    pip = [sys.executable, "-m", "pip"]
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(base), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True, text=True)
     [wheel] = base.glob("idlegrid-*.whl")
     site = base / "site"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    install = [*pip, "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
     return site
 

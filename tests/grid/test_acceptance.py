@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from idlegrid.grid.acceptance import closes_at, decide, free_memory_gb, is_open, moment_of, opens_at, standing
 from idlegrid.grid.donors import IDLE, Donor, Limits, Load
 from idlegrid.grid.jobs import Ask

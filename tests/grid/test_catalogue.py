@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from idlegrid.grid import catalogue
 from idlegrid.grid.config.kinds import JOB_TYPES
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idlegrid.grid.client_region import GeoIP, NetworkTable, parse_address, region_of, region_of_country
 from idlegrid.grid.regions import REGIONS, UnknownRegionError
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from idlegrid.grid.donors import Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
 from idlegrid.grid.placement import Donors, explain, rank

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from idlegrid.grid.donors import Donor, Limits
 from idlegrid.grid.regions import UnknownRegionError
 

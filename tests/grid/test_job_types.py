@@ -7,9 +7,10 @@ from importlib.metadata import EntryPoint
 from types import ModuleType
 
 import pytest
+from pydantic import BaseModel
+
 from idlegrid.grid.job_types import GROUP, JobType, UnknownJobTypeError, job_type, job_types, load
 from idlegrid.grid.jobs import Ask
-from pydantic import BaseModel
 
 
 class Nothing(BaseModel):

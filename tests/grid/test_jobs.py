@@ -6,6 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idlegrid.grid.jobs import Ask, Job, JobStatus
 from idlegrid.grid.regions import REGIONS, UnknownRegionError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+
 from idlegrid.grid.donors import Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
 from idlegrid.grid.placement import Donors, appraise, explain, rank

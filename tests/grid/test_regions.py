@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from idlegrid.grid.regions import FARTHEST_NEARNESS, REGIONS, UnknownRegionError, check_region, distance, nearness
 
 PAIRS = list(itertools.product(REGIONS, repeat=2))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idlegrid.grid import reliability
 from idlegrid.grid.donors import Donor
 from idlegrid.grid.reliability import NEUTRAL, History, Score, score

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+
 from idlegrid.grid.job_types import job_type
 from idlegrid.grid.jobs import Ask
 from idlegrid.pipelines.embedding import JOB_TYPE, MAX_TEXTS, EmbeddingParams
-from pydantic import ValidationError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 import numpy as np
 import pytest
+
 from idlegrid.api.http import create_app
 from idlegrid.api.http.embedder import BadInput, EmbedAnswer, Input, Readiness, ServedModel
 from idlegrid.grid.config import Settings

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from idlegrid.api.http.batching import Batch, BatchLimits, BatchQueue, QueueFull
 
 LIMITS = BatchLimits(max_batch=4, max_wait=1.0, max_in_flight=2, max_items=10, max_chars=1000)

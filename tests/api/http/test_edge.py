@@ -6,6 +6,7 @@ import json
 
 import httpx
 import pytest
+
 from idlegrid.api.http.edge import request_id_from
 
 REQUESTS = [

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+
 from idlegrid.api.http import create_app
 from idlegrid.api.http.embedder import Readiness
 from idlegrid.grid.config import Settings

@@ -13,6 +13,7 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
+
 from idlegrid.actors.embedding import EmbeddingModel
 from idlegrid.api.http import create_app
 from idlegrid.api.http.embedder import EmbedAnswer, Input, Readiness, ServedModel

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idlegrid.grid.config import ConfigError, Loaded, Problem, load_settings
 from idlegrid.grid.config.fields import mask
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from idlegrid.grid.config import Settings
 from idlegrid.grid.config.fields import settings_of
 from idlegrid.grid.regions import REGIONS
