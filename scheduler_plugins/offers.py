@@ -109,8 +109,10 @@ class Offers:
     ) -> list[tuple[Place, Lane]]:
         """The tasks to try next, best priority first, and no more than there may be slots for."""
         room = sum(map(_free_slots, seats)) + (_UNTESTED if untested else 0)
+        if not room:
+            return []
         types = frozenset[str]().union(*(seat.donor.supported_types for seat in seats))
-        lanes = {*(self.lanes.of_types(types) if room else ()), *untested} - blocked
+        lanes = {*self.lanes.of_types(types), *untested} - blocked
         heads = [(first, lane) for lane in lanes if (first := self.lanes.first(lane)) is not None]
         heapq.heapify(heads)
         batch: list[tuple[Place, Lane]] = []

@@ -75,7 +75,7 @@ class GridPage(DashboardComponent):  # type: ignore[misc]
         _set(self.note, "visible", bool(self.note.text))
         _set(self.source, "data", html.table(workers))
         _set(self.table, "height", min(_TALLEST, _ROW * (len(workers) + 1) + 8))
-        for part in (self.table, self.legend, self.work.plot, self.regions.plot):
+        for part in (self.table, self.legend):
             _set(part, "visible", bool(workers))
         types = sorted({*state["running_by_type"], *state["waiting_by_type"]}, reverse=True)
         regions = dict(sorted(state["regions"].items(), reverse=True))
@@ -131,6 +131,7 @@ class _Bars:
     def show(self, names: list[str], values: Mapping[str, list[int]], words: list[str], rows: int) -> None:
         """Show these stacks; `rows` of them fill the figure's height."""
         totals = [sum(stack) for stack in zip(*values.values(), strict=True)]
+        _set(self.plot, "visible", bool(names))
         _set(self.plot.y_range, "factors", names)
         _set(self.plot.x_range, "end", 1.45 * max([1, *totals]))  # room for the words
         _set(self.plot, "height", 100 + 26 * rows)

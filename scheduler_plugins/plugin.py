@@ -21,6 +21,10 @@ from .roster import Roster, Seat, WorkerState
 logger = logging.getLogger(__name__)
 
 
+_WATCHED = frozenset({"processing", "no-worker", "memory"})
+"""States that tasks enter or leave with something to count."""
+
+
 class Assignment(NamedTuple):
     """A task that holds a slot of a donor: while Dask has it in `processing`, and an actor for as long as it lives."""
 
@@ -152,7 +156,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any) -> None:
         """A task changed its state."""
-        if start == finish:
+        if start == finish or (start not in _WATCHED and finish not in _WATCHED):
             return
         try:
             self._transition(self.scheduler.tasks[key], start, finish, kwargs)

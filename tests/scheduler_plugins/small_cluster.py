@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from distributed import Client, Scheduler, Worker
+
 from idlegrid.grid.donors import Donor, Limits
 from idlegrid.grid.jobs import Ask
 from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin
@@ -81,7 +82,7 @@ async def until(condition: Callable[[], Any], deadline: float = DEADLINE) -> Non
     """Wait for a condition on the scheduler's state, which only changes while its loop runs."""
 
     async def poll() -> None:
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - Dask's tables tell nobody when they change
             await asyncio.sleep(0.002)
 
     await asyncio.wait_for(poll(), deadline)

@@ -2,26 +2,18 @@
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from datetime import UTC, datetime
 
 import dask
 import pytest
 from distributed import Event, Scheduler, get_worker, worker_client
+from small_cluster import DEADLINE, EMBED, HandClock, annotation, cluster, donor, until
+from tasks import Gauge, fail, gauges, hold, measured, where
+
 from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.offers import UnreadableAnnotationError
 from idlegrid.scheduler_plugins.scheduler import GridMixin, GridScheduler, attach
-from small_cluster import DEADLINE, EMBED, HandClock, annotation, cluster, donor, until
-
-
-def where(*_args):
-    return get_worker().name
-
-
-def hold(event):
-    Event(event).wait(DEADLINE)
-    return get_worker().name
 
 
 class Here:
@@ -32,33 +24,6 @@ class Here:
 
     def where(self):
         return self.name
-
-
-class Gauge:
-    """How many tasks run at once, at most."""
-
-    def __init__(self):
-        self.now = self.most = 0
-        self.lock = threading.Lock()
-
-    def pass_through(self):
-        with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-        threading.Event().wait(0.002)
-        with self.lock:
-            self.now -= 1
-
-
-gauges: dict[str, Gauge] = {}
-
-
-def measured(name, _number):
-    gauges[name].pass_through()
-
-
-def fail():
-    raise ValueError("always")
 
 
 def parent():
@@ -118,12 +83,12 @@ async def test_dasks_own_restrictions_hold_as_well_and_block_nobody_else():
 
 @pytest.mark.parametrize("cap", [1, 3])
 async def test_the_concurrency_cap_holds_while_a_queue_waits(cap):
-    gauge = gauges[f"cap {cap}"] = Gauge()
+    gauge = gauges["cap"] = Gauge()
     async with cluster() as c:
         await c.join(donor("a", max_concurrent_jobs=cap), nthreads=8)
         with dask.annotate(**annotation()):
-            await c.client.gather(c.client.map(measured, [f"cap {cap}"] * 40, range(40), pure=False))
-        assert gauge.most == cap
+            await c.client.gather(c.client.map(measured, ["cap"] * 40, [0.002] * 40, pure=False))
+        assert gauge.most == {"a": cap}
 
 
 async def test_an_actor_holds_its_slot_while_it_lives_and_the_score_places_it():

@@ -1,0 +1,131 @@
+"""What the grid's rules cost: many no-op tasks on a stock Dask scheduler and on ours, in turns; and one decision alone.
+
+Both sides run the same tasks on the same number of worker processes and threads, scheduler and client in this process.
+The donors carry facts, half of them keep working hours that are open, and their cap is what an operator would set
+for tasks of no length: twice the threads, so that the next task is there when one ends (stock Dask keeps 1.1 times
+the threads busy by itself).
+
+One JSON object on the last line: `overhead_ratio`, the median over the repetitions of our wall time by stock's;
+`stock_us` and `grid_us`, median wall time per task in µs; `rank_us`, `rank_p99_us`, `load_us` from `rank.py`; and the
+conditions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dask
+import distributed
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from idlegrid.grid.donors import Donor, Limits
+from idlegrid.grid.jobs import Ask
+from idlegrid.grid.regions import REGIONS
+from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin
+from idlegrid.scheduler_plugins.scheduler import GridScheduler
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rank  # the benchmark beside this one
+
+LOOPBACK = "127.0.0.1"
+ASK = Ask(type="embedding", region="europe-west")
+
+
+def noop(_number: int) -> None:
+    """Nothing, so that only the scheduling is left."""
+
+
+def a_donor(number: int, threads: int) -> Donor:
+    """A donor with a cap of twice its threads."""
+    hours = {"working_hours_start": 0, "working_hours_end": 0} if number % 2 else {}
+    return Donor(
+        id=f"donor-{number}",
+        region=list(REGIONS)[number % len(REGIONS)],
+        supported_types=frozenset({"embedding"}),
+        limits=Limits(max_concurrent_jobs=2 * threads, **hours),
+    )
+
+
+async def cluster(cls: type, workers: int, threads: int) -> SpecCluster:
+    """A scheduler of this class with worker processes, on loopback."""
+    options = {"nthreads": threads, "host": LOOPBACK, "dashboard": False}
+    return await SpecCluster(
+        workers={
+            f"worker-{number}": {
+                "cls": Nanny,
+                "options": {**options, "plugins": (DonorPlugin(a_donor(number, threads)),)},
+            }
+            for number in range(workers)
+        },
+        scheduler={"cls": cls, "options": {"host": LOOPBACK, "port": 0, "dashboard": False}},
+        asynchronous=True,
+    )
+
+
+async def once(client: Client, tasks: int, annotations: dict[str, Any]) -> float:
+    """Wall time from submitting the tasks to having all their results, in s."""
+    begun = time.perf_counter()
+    with dask.annotate(**annotations):
+        futures = client.map(noop, range(tasks), pure=False)
+    await client.gather(futures)
+    spent = time.perf_counter() - begun
+    del futures
+    await asyncio.sleep(0.3)  # let the release of this turn's tasks pass before the next is timed
+    return spent
+
+
+async def compare(tasks: int, turns: int, workers: int, threads: int) -> dict[str, Any]:
+    """Both sides in turns, each first every other time."""
+    sides: dict[str, tuple[type, dict[str, Any]]] = {
+        "stock": (Scheduler, {}),
+        "grid": (GridScheduler, {"grid": ASK.to_annotation()}),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    clusters = {name: await cluster(cls, workers, threads) for name, (cls, _) in sides.items()}
+    clients = {name: await Client(clusters[name], asynchronous=True) for name in sides}
+    for name, (_, annotations) in sides.items():
+        await once(clients[name], tasks // 10, annotations)
+    for turn in range(turns):
+        for name in sorted(sides, reverse=bool(turn % 2)):
+            times[name].append(await once(clients[name], tasks, sides[name][1]))
+    for name in sides:
+        await clients[name].close()
+        await clusters[name].close()
+    ratios = [ours / theirs for ours, theirs in zip(times["grid"], times["stock"], strict=True)]
+    return {
+        "overhead_ratio": round(statistics.median(ratios), 3),
+        "overhead_ratios": [round(ratio, 3) for ratio in ratios],
+        **{f"{name}_us": round(statistics.median(spent) / tasks * 1e6, 1) for name, spent in times.items()},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    figures = asyncio.run(compare(options.tasks, options.turns, options.workers, options.threads))
+    conditions = {
+        **vars(options),
+        "cap_per_worker": 2 * options.threads,
+        "python": platform.python_version(),
+        "distributed": distributed.__version__,
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps({**figures, **rank.measure(), "conditions": conditions}))
+
+
+if __name__ == "__main__":
+    main()
