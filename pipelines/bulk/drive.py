@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import KilledWorker
+from distributed.client import ClosedClientError
 
 from ...grid.failpoints import failpoint
 from .attempts import Attempts
@@ -91,15 +92,20 @@ class Driver:
         self._watch.look(force=True)
         try:
             while self._waiting or self._flights:
-                self._fill()
-                with suppress(Empty):
-                    self._take(self._finished.get(timeout=POLL))
-                self._reconnect()
-                if self._watch.look(list(self._flights)):
-                    self._unstrand()
+                self._step()
         finally:
             self._drop_flights()
         self._raise_failures()
+
+    def _step(self) -> None:
+        """Keep the workers busy, answer one event if one comes, look after the grid."""
+        with suppress(ClosedClientError):  # the scheduler went away just now: `_reconnect` sees to it
+            self._fill()
+        with suppress(Empty):
+            self._take(self._finished.get(timeout=POLL))
+        self._reconnect()
+        if self._watch.look(list(self._flights)):
+            self._unstrand()
 
     def _wait(self, unit: Unit) -> None:
         """Queue a unit: those in trouble first, since each of their steps needs an answer; then the longest."""
@@ -109,7 +115,8 @@ class Driver:
     def _fill(self) -> None:
         room = UNITS_PER_SLOT * self._watch.threads - len(self._flights)
         while self._waiting and room > 0:
-            self._submit(self._units[heapq.heappop(self._waiting)[-1]])
+            self._submit(self._units[self._waiting[0][-1]])
+            heapq.heappop(self._waiting)
             room -= 1
 
     def _submit(self, unit: Unit) -> None:

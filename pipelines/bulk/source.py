@@ -208,6 +208,7 @@ def check_unchanged(storage: Storage, file: SourceFile) -> None:
 
     A FileNotFoundError passes through: the caller knows whether this machine should see the file.
     """
+    storage.fs.invalidate_cache()
     size, stamp = storage.stat(file.path)
     name = storage.url(file.path)
     with storage.open(file.path) as opened:

@@ -11,14 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from distributed import Client, Nanny, SpecCluster
 
+from idlegrid.grid.donors import Donor
 from idlegrid.grid.failpoints import VARIABLE
 from idlegrid.pipelines.bulk.operators import Results
 from idlegrid.pipelines.bulk.target import LocalTarget
+from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin
+from idlegrid.scheduler_plugins.scheduler import GridScheduler
 
 WIDTH = 8
 KILLER = "this row kills"
@@ -194,3 +199,28 @@ class InPlaceTarget(TracedTarget):
 
     def publish(self, scratch, name):
         return True if name.startswith("part-") else super().publish(scratch, name)
+
+
+@contextlib.contextmanager
+def cluster(scheduler=GridScheduler, workers=2, **config):
+    """Worker processes with nannies, all on loopback."""
+    settings = {"distributed.worker.memory.terminate": False, **config}
+    common = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "memory_limit": 0}
+    specs = {
+        index: {
+            "cls": Nanny,
+            "options": {**common, "name": f"w{index}", "plugins": (DonorPlugin(_donor(f"w{index}")),)},
+        }
+        for index in range(workers)
+    }
+    options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    with (
+        dask.config.set({name.replace("__", "."): value for name, value in settings.items()}),
+        SpecCluster(workers=specs, scheduler={"cls": scheduler, "options": options}, silence_logs=50) as running,
+        Client(running) as client,
+    ):
+        yield client
+
+
+def _donor(name):
+    return Donor(id=name, name=name, supported_types=frozenset({"embedding"}))

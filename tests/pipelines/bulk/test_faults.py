@@ -14,7 +14,6 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import dask
 import pyarrow as pa
 import pytest
 from bulk_helpers import (
@@ -25,19 +24,17 @@ from bulk_helpers import (
     TracedTarget,
     arm,
     assert_complete,
+    cluster,
     expected,
     read,
     table,
     write,
 )
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Scheduler
 
-from idlegrid.grid.donors import Donor
 from idlegrid.grid.failpoints import VARIABLE
 from idlegrid.pipelines.bulk import BulkJob, GridUnavailable, JobIncomplete, Patience, TargetError
 from idlegrid.pipelines.bulk.attempts import KILLED
-from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin
-from idlegrid.scheduler_plugins.scheduler import GridScheduler
 
 pytestmark = pytest.mark.slow
 
@@ -65,31 +62,6 @@ DRIVER_POINTS = [
     "bulk.success.after",
     "bulk.cleared",
 ]
-
-
-@contextmanager
-def cluster(scheduler=GridScheduler, workers=2, **config):
-    """Worker processes with nannies, all on loopback."""
-    settings = {"distributed.worker.memory.terminate": False, **config}
-    common = {"nthreads": 1, "host": "127.0.0.1", "dashboard": False, "memory_limit": 0}
-    specs = {
-        index: {
-            "cls": Nanny,
-            "options": {**common, "name": f"w{index}", "plugins": (DonorPlugin(_donor(f"w{index}")),)},
-        }
-        for index in range(workers)
-    }
-    options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    with (
-        dask.config.set({name.replace("__", "."): value for name, value in settings.items()}),
-        SpecCluster(workers=specs, scheduler={"cls": scheduler, "options": options}, silence_logs=50) as running,
-        Client(running) as client,
-    ):
-        yield client
-
-
-def _donor(name):
-    return Donor(id=name, name=name, supported_types=frozenset({"embedding"}))
 
 
 @pytest.fixture(scope="module")
