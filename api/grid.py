@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -11,15 +10,25 @@ from types import TracebackType
 from typing import Any, Self
 
 import dask
+import numpy as np
+from dask.utils import funcname
 from distributed import Client, Future, SpecCluster
+from numpy.typing import NDArray
 
 from ..actors.tasks import embed_inputs, located
 from ..grid import catalogue
 from ..grid.config import Settings
 from ..grid.jobs import Ask
+from ..grid.regions import check_region
+from ..grid.suggest import did_you_mean
 from ..pipelines.bulk import BulkReport, embed_parquet
-from .local import LOOPBACK, local_cluster
+from .links import ask as ask_scheduler
+from .links import connect, page_of
+from .local import local_cluster
 from .pages import grid_html
+from .ports import LOOPBACK
+
+ACTIONS = ("pause", "resume", "drain")
 
 
 class Grid:
@@ -28,7 +37,12 @@ class Grid:
     ``Grid()`` starts a scheduler with our plugins and one worker per core (or per GPU); ``Grid("tcp://host:8786")``
     connects to one that runs. Every call that computes returns a `distributed.Future` at once, so `progress`,
     `as_completed`, `gather` and `wait` of Dask work on it. Use it as a context manager, or call `close`.
+
+    In a script a grid is started under ``if __name__ == "__main__":``, since each worker process imports the script.
     """
+
+    client: Client
+    """The Dask client behind it, for all that is not here."""
 
     def __init__(
         self,
@@ -44,7 +58,12 @@ class Grid:
         """`workers`, `regions` (dealt out in turn) and `dashboard_address` shape a local grid; see `local_cluster`.
 
         `region` is where you are: work goes to donors near it, and nowhere else with `allow_cross_region=False`.
+        Raises ConnectionError when nobody answers at `address`; see `local_cluster` for a local grid's errors.
         """
+        if region is not None:
+            check_region(region)
+        elif not allow_cross_region:
+            raise ValueError("allow_cross_region=False needs a region in which the work has to stay")
         if address is not None and (workers is not None or regions is not None):
             raise ValueError("workers and regions shape a grid that is started here; leave them out with an address")
         self._cluster: SpecCluster | None = None
@@ -53,7 +72,7 @@ class Grid:
                 workers=workers, regions=regions, settings=settings, dashboard_address=dashboard_address
             )
         try:
-            self.client = Client(self._cluster or address, set_as_default=False)
+            self.client = connect(address) if address is not None else Client(self._cluster)
         except BaseException:
             if self._cluster is not None:
                 self._cluster.close()
@@ -87,17 +106,17 @@ class Grid:
     ) -> list[Future]:
         """Futures of (n, d) float32 arrays, one per `batch_size` texts, in order: for data that fits in memory.
 
-        For whole datasets use `embed_parquet`, which holds a bounded part of them at a time and can be resumed.
+        For whole datasets use `embed_parquet`, which holds a bounded part of them at a time and can be resumed. Raises
+        TypeError when something else than a string is among them.
         """
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of strings; for one text write [{texts[:20]!r}]")
         name = catalogue.canonical(model, "embedding")
+        options = {"normalize": normalize, "dimensions": dimensions}
         with self._annotated(Ask(type="embedding", model=name)):
             return [
-                self._submit(
-                    embed_inputs_only, name, _checked(batch), normalize=normalize, dimensions=dimensions, name="embed"
-                )
-                for batch in _batched(texts, batch_size)
+                self._submit(vectors_of, name, batch, name="embed", **options)
+                for batch in _batched(_checked(texts), batch_size)
             ]
 
     def embed_parquet(self, source: str, target: str, *, column: str, **options: Any) -> BulkReport:
@@ -121,13 +140,13 @@ class Grid:
     ) -> list[Future]:
         """One `submit` for each element, as `distributed.Client.map` does."""
         with self._annotated(ask):
-            name = getattr(function, "__name__", "task")
-            futures: list[Future] = self.client.map(located(function), *iterables, pure=False, key=_key(name), **kwargs)
+            options = {"pure": False, "key": funcname(function)} | kwargs
+            futures: list[Future] = self.client.map(located(function), *iterables, **options)
             return futures
 
     def _submit(self, function: Callable[..., Any], *args: Any, name: str = "", **kwargs: Any) -> Future:
-        key = _key(name or getattr(function, "__name__", "task"))
-        return self.client.submit(located(function), *args, pure=False, key=key, **kwargs)
+        key = f"{name or funcname(function)}-{uuid.uuid4().hex}"
+        return self.client.submit(located(function), *args, **{"pure": False, "key": key} | kwargs)
 
     def _annotated(self, ask: Ask | None) -> Any:
         if ask is None:
@@ -140,20 +159,30 @@ class Grid:
 
     def state(self) -> dict[str, Any]:
         """The grid as one JSON document: workers with state, reason and score; what runs and waits."""
-        state: dict[str, Any] = self.client.sync(self.client.scheduler.grid_state)
-        return state
+        return ask_scheduler(self.client, "grid_state")
 
     def why(self, task: Future | str) -> dict[str, Any]:
         """Why a task is where it is: for one that waits, every donor with the reason why it may not take it."""
         key = task if isinstance(task, str) else task.key
-        why: dict[str, Any] = self.client.sync(self.client.scheduler.grid_why, key=key)
-        return why
+        return ask_scheduler(self.client, "grid_why", key=key)
+
+    def control(self, worker: str, action: str) -> dict[str, Any]:
+        """Tell a worker, by its id or name, to ``pause``, ``resume`` or ``drain``; returns its row of `state`.
+
+        What runs there goes on. Raises LookupError for a worker that is not here, ValueError for another action.
+        """
+        if action not in ACTIONS:
+            raise ValueError(f"unknown action {action!r}: one of {', '.join(ACTIONS)}")
+        rows = self.state()["workers"]
+        ids = {row["name"]: row["id"] for row in rows} | {row["id"]: row["id"] for row in rows}
+        if worker not in ids:
+            raise LookupError(f"no worker {worker!r} is here.{did_you_mean(worker, ids)}")
+        return ask_scheduler(self.client, "grid_control", donor=ids[worker], action=action)
 
     @property
     def dashboard_link(self) -> str | None:
         """Address of the page that shows the grid, or None without a dashboard."""
-        link: str | None = self.client.dashboard_link
-        return link.replace("/status", "/grid") if link else None
+        return page_of(self.client.dashboard_link)
 
     @property
     def address(self) -> str:
@@ -162,9 +191,13 @@ class Grid:
         return address
 
     def __repr__(self) -> str:
+        if self.client.status != "running":
+            return f"<Grid: {self.client.status}>"
         return f"<Grid at {self.address}: {len(self.client.scheduler_info(n_workers=-1)['workers'])} workers>"
 
     def _repr_html_(self) -> str:
+        if self.client.status != "running":
+            return f"<b>idlegrid</b> · {self.client.status}"
         return grid_html(self.address, self.dashboard_link, self.state())
 
     # -- end ----------------------------------------------------------------------------------------------------------
@@ -184,25 +217,19 @@ class Grid:
         self.close()
 
 
-@functools.wraps(embed_inputs)
-def embed_inputs_only(*args: Any, **kwargs: Any) -> Any:
-    """`embed_inputs` without the token counts."""
-    return embed_inputs(*args, **kwargs).vectors
+def vectors_of(model: str, texts: list[str], *, normalize: bool, dimensions: int | None) -> NDArray[np.float32]:
+    """What a worker does with one batch: (n, d) float32, in order."""
+    return embed_inputs(model, texts, normalize=normalize, dimensions=dimensions).vectors
 
 
-def _checked(batch: Iterable[Any]) -> list[str]:
-    texts = list(batch)
+def _checked(texts: Iterable[Any]) -> Iterator[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"text {index} is {text!r} of type {type(text).__name__}, not a string")
-    return texts
+            raise TypeError(f"text {index} is of type {type(text).__name__}, not a string")
+        yield text
 
 
-def _key(name: str) -> str:
-    return f"{name}-{uuid.uuid4().hex}"
-
-
-def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, not {size}")
     rest = iter(items)

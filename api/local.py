@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import psutil
-from distributed import Nanny, SpecCluster
+from distributed import Nanny, SpecCluster, Worker, WorkerPlugin
 from distributed.diagnostics import nvml
 
 from ..grid.config import Settings
 from ..grid.job_types import job_types
-from ..grid.regions import REGIONS
+from ..grid.regions import check_region
 from ..scheduler_plugins.donor_plugin import DonorPlugin
 from ..scheduler_plugins.machine import visible_gpu
 from ..scheduler_plugins.scheduler import GridScheduler
+from .ports import LOOPBACK, CannotStart, check_free
 
-LOOPBACK = "127.0.0.1"
 # One thread per process: two pools of threads on the same cores wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+MEMORY_SHARE = 0.9
+"""Of this machine's memory, for all workers together."""
+_GUARD = (
+    "idlegrid: every worker process imports the script that starts it, so a script must start its grid under "
+    'if __name__ == "__main__": (a notebook needs no such line)'
+)
+
+
+class ChildManners(WorkerPlugin):  # type: ignore[misc]
+    """How a worker process behaves beside the one that started it, which alone acts and talks.
+
+    Ctrl-C reaches every process of a terminal, and of a notebook's kernel: without this the workers die with half
+    their work done, while whoever started them wants it finished. A task's exception goes to whoever waits for it, so
+    it need not stand in the terminal too.
+    """
+
+    name = "idlegrid-child-manners"
+
+    def setup(self, worker: Worker) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        logging.getLogger("distributed.worker").addFilter(lambda record: "Compute Failed" not in str(record.msg))
 
 
 def local_cluster(
@@ -29,48 +52,66 @@ def local_cluster(
     workers: int | None = None,
     regions: Sequence[str] | None = None,
     settings: Settings | None = None,
+    host: str = LOOPBACK,
     scheduler_port: int = 0,
     dashboard_address: str | None = f"{LOOPBACK}:0",
     asynchronous: bool = False,
 ) -> SpecCluster:
-    """Start a scheduler in this process and worker processes beside it, all on loopback.
+    """Start a scheduler in this process and worker processes beside it, all on `host`.
 
     `workers`: default one per GPU, without a GPU one per core. `regions`: codes dealt out to the workers in turn, to
     try out placement on one machine; default is the configured region. A port of 0 picks a free one;
-    `dashboard_address` None starts no dashboard.
+    `dashboard_address` None starts no dashboard. The workers end with this process, however it ends.
+
+    Raises ValueError on a number of workers or a region that can't be, and CannotStart when the port is taken, when a
+    worker does not come up, or when a script starts a grid while it is imported.
     """
+    _refuse_while_imported()
     settings = settings or Settings()
     gpus = nvml.device_get_count()
-    count = workers or gpus or os.cpu_count() or 1
+    count = gpus or os.cpu_count() or 1 if workers is None else workers
     if count < 1:
         raise ValueError(f"a grid needs at least 1 worker, not {count}")
-    codes = list(regions or [settings.region])
-    for code in codes:
-        if code not in REGIONS:
-            raise ValueError(f"unknown region {code!r}; the regions are {', '.join(REGIONS)}")
-    scheduler = {
-        "cls": GridScheduler,
-        "options": {
-            "host": LOOPBACK,
-            "port": scheduler_port,
-            "dashboard": dashboard_address is not None,
-            "dashboard_address": dashboard_address or f"{LOOPBACK}:0",
-        },
+    codes = [check_region(code) for code in regions or [settings.region]]
+    check_free(host, scheduler_port, "IDLEGRID_SCHEDULER_PORT")
+    memory_limit = int(psutil.virtual_memory().total * MEMORY_SHARE) // count
+    try:
+        return SpecCluster(
+            workers={
+                f"local-{index}": _worker(index, codes[index % len(codes)], settings, host, gpus, memory_limit)
+                for index in range(count)
+            },
+            scheduler=_scheduler(host, scheduler_port, dashboard_address),
+            asynchronous=asynchronous,
+            silence_logs=logging.ERROR,
+            name="idlegrid",
+        )
+    except RuntimeError as error:
+        raise not_ready(error) from None
+
+
+def not_ready(error: RuntimeError) -> CannotStart:
+    """What Dask's word for a start that failed means here."""
+    return CannotStart(f"a worker process ended before it was ready; what it said stands above ({error})")
+
+
+def _refuse_while_imported() -> None:
+    """A script without a guard runs again in each process that it starts: end that process, instead of hanging."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(_GUARD)
+
+
+def _scheduler(host: str, port: int, dashboard_address: str | None) -> dict[str, Any]:
+    options = {
+        "host": host,
+        "port": port,
+        "dashboard": dashboard_address is not None,
+        "dashboard_address": dashboard_address or f"{host}:0",
     }
-    memory_limit = int(psutil.virtual_memory().total * 0.9) // count
-    return SpecCluster(
-        workers={
-            f"local-{index}": _worker(index, codes[index % len(codes)], settings, gpus, memory_limit)
-            for index in range(count)
-        },
-        scheduler=scheduler,
-        asynchronous=asynchronous,
-        silence_logs=logging.ERROR,
-        name="idlegrid",
-    )
+    return {"cls": GridScheduler, "options": options}
 
 
-def _worker(index: int, region: str, settings: Settings, gpus: int, memory_limit: int) -> dict[str, Any]:
+def _worker(index: int, region: str, settings: Settings, host: str, gpus: int, memory_limit: int) -> dict[str, Any]:
     gpu_model, gpu_memory_gb, gpu_count = visible_gpu()
     name = f"local-{index}"
     donor = settings.to_donor(
@@ -82,12 +123,12 @@ def _worker(index: int, region: str, settings: Settings, gpus: int, memory_limit
     )
     options = {
         "name": name,
-        "nthreads": 1,
-        "host": LOOPBACK,
+        "nthreads": donor.limits.max_concurrent_jobs,
+        "host": host,
         "dashboard": False,
         "memory_limit": memory_limit,
         "silence_logs": logging.ERROR,
         "env": ONE_THREAD | ({"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {}),
-        "plugins": (DonorPlugin(replace(donor, name=name, region=region)),),
+        "plugins": (DonorPlugin(replace(donor, name=name, region=region)), ChildManners()),
     }
     return {"cls": Nanny, "options": options}

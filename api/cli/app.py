@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from . import config, doctor, embed, models, serve, status, worker
+from .output import tell
 
+_LOOK: dict[str, Any] = {
+    "no_args_is_help": True,
+    "rich_markup_mode": None,  # its boxes cut option names off at 80 columns
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
 app = typer.Typer(
     name="idlegrid",
     help="Idle GPUs all over the world, joined into one inference service on Dask.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_LOOK,
 )
 worker_app = typer.Typer(
     name="gpu-worker",
-    help="Give this machine's idle time to a grid, under limits that you set.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Give this machine's idle time to a grid.\n\nUnder limits that you set: `load_control` of the configuration.",
+    **_LOOK,
 )
 
 
@@ -72,12 +72,26 @@ def worker_main() -> None:
 
 
 def _run(commands: typer.Typer) -> None:
-    from ...actors.models import ModelNotFound
-    from ...grid.config import ConfigError
-    from ...pipelines.bulk import BulkError
-
+    """Run one command. Exit codes: 0 done, 1 an expected error, 2 wrong usage, 130 Ctrl-C."""
     try:
         commands()
-    except (BulkError, ConfigError, ModelNotFound, ConnectionError, TimeoutError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not _expected(error):
+            raise
+        tell(str(error), label="error:", style="bold red")
         sys.exit(1)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether the message is all that a person needs. Imported only now: `--help` must not wait for pyarrow."""
+    from ...actors.models import ModelNotFound
+    from ...grid.catalogue import UnknownModel
+    from ...grid.config import ConfigError
+    from ...grid.regions import UnknownRegionError
+    from ...pipelines.bulk import BulkError
+    from ..ports import CannotStart
+
+    kinds = (BulkError, CannotStart, ConfigError, ConnectionError, ModelNotFound, TimeoutError)
+    return isinstance(error, (*kinds, UnknownModel, UnknownRegionError))

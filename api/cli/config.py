@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .options import ConfigFile
 from .output import Json, print_json, print_table
 
 app = typer.Typer(help="Show the configuration.", no_args_is_help=True)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file.", show_default="./config.yaml", exists=True)
-]
 
 
 @app.callback()
@@ -36,4 +32,4 @@ def show(
         print_json([{"key": row.key, "value": row.value, "origin": row.origin} for row in rows])
         return
     columns = ["key", "value", *(["origin"] if origin else [])]
-    print_table("", columns, ([row.key, row.value, *([row.origin] if origin else [])] for row in rows))
+    print_table(columns, ([row.key, row.value, *([row.origin] if origin else [])] for row in rows), whole=("key",))

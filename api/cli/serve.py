@@ -4,55 +4,61 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from .config import ConfigFile
-from .connect import Address
-from .output import console
-from .settings import settings
+from .options import Address, ConfigFile, Port, Regions, Workers
+from .output import say
+from .settings import scheduler_address, settings
 
 if TYPE_CHECKING:
     from ...grid.config import Settings
 
-Workers = Annotated[int | None, typer.Option("--workers", "-w", min=1, show_default="one per GPU, else one per core")]
-Regions = Annotated[
-    list[str] | None,
-    typer.Option("--region", "-r", help="Pretend that the workers stand there, dealt out in turn; repeatable."),
-]
-Port = Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0: a free one.")]
-
 
 def up(workers: Workers = None, region: Regions = None, port: Port = None, config: ConfigFile = None) -> None:
-    """Start a whole grid on this machine: scheduler, workers and the HTTP service. Ctrl-C ends it."""
+    """Start a whole grid on this machine.
+
+    A scheduler with its page, workers and the HTTP service, until Ctrl-C.
+    """
     from ..serving import serve_all
 
-    _serve(
-        lambda values, stop: serve_all(values, stop, say, workers=workers, regions=region),
-        _with_port(settings(config), "api", port),
-    )
+    values = _with_port(settings(config), "api", port)
+    serve(lambda stop: serve_all(values, stop, say, workers=workers, regions=region), _ANSWERED)
 
 
 def scheduler(port: Port = None, config: ConfigFile = None) -> None:
-    """Start a scheduler with the grid's rules; workers and clients connect to it."""
+    """Start a scheduler with the grid's rules.
+
+    Workers, clients and the HTTP service connect to it.
+    """
     from ..serving import serve_scheduler
 
-    _serve(lambda values, stop: serve_scheduler(values, stop, say), _with_port(settings(config), "scheduler", port))
+    values = _with_port(settings(config), "scheduler", port)
+    serve(lambda stop: serve_scheduler(values, stop, say), "work that waits is forgotten")
 
 
 def api(scheduler: Address = None, port: Port = None, config: ConfigFile = None) -> None:
-    """Start the HTTP service (OpenAI-compatible) in front of a running grid."""
+    """Start the HTTP service for a running grid.
+
+    It speaks OpenAI's API: /v1/embeddings and /v1/models, beside /healthz and /readyz.
+    """
     from ..serving import serve_api
-    from .connect import default_address
 
-    address = scheduler or default_address()
-    _serve(lambda values, stop: serve_api(address, values, stop, say), _with_port(settings(config), "api", port))
+    values = _with_port(settings(config), "api", port)
+    serve(lambda stop: serve_api(scheduler_address(scheduler, values), values, stop, say), _ANSWERED)
 
 
-def say(line: str) -> None:
-    """One line for the person who started it."""
-    console.print(line, highlight=False, soft_wrap=True)
+_ANSWERED = "open requests are answered first"
+
+
+def serve(part: Callable[[asyncio.Event], Awaitable[None]], promise: str) -> None:
+    """Run a part of the grid until a signal stops it; `promise`: what it does before it ends."""
+    from ..serving import quiet, stop_on_signals
+
+    async def run() -> None:
+        await part(stop_on_signals(say, promise))
+
+    quiet()
+    asyncio.run(run())
 
 
 def _with_port(values: Settings, section: str, port: int | None) -> Settings:
@@ -60,12 +66,3 @@ def _with_port(values: Settings, section: str, port: int | None) -> Settings:
         return values
     changed: Any = getattr(values, section).model_copy(update={"port": port})
     return values.model_copy(update={section: changed})
-
-
-def _serve(part: Callable[[Settings, asyncio.Event], Awaitable[None]], values: Settings) -> None:
-    from ..serving import stop_on_signals
-
-    async def run() -> None:
-        await part(values, stop_on_signals(say))
-
-    asyncio.run(run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from .output import tell
 
 if TYPE_CHECKING:
     from ...grid.config import Settings
@@ -17,5 +17,10 @@ def settings(config: Path | None = None) -> Settings:
 
     loaded = load_settings(config)
     for warning in loaded.warnings:
-        Console(stderr=True).print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
+        tell(str(warning), label="warning:", style="yellow")
     return loaded.settings
+
+
+def scheduler_address(named: str | None, values: Settings) -> str:
+    """The scheduler that is named on the command line, else the configured one, else this machine's."""
+    return named or values.scheduler.address or f"tcp://127.0.0.1:{values.scheduler.port}"

@@ -1,0 +1,51 @@
+"""Options that several commands have, so that they are called and explained alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Configuration file.", show_default="./config.yaml", exists=True, dir_okay=False),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        "-s",
+        metavar="ADDRESS",
+        help="Scheduler to connect to, e.g. tcp://host:8786.",
+        show_default="scheduler.address of the configuration, else this machine's",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-w", min=1, metavar="N", help="Workers to start.", show_default="one per GPU, else one per core"
+    ),
+]
+Regions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        "-r",
+        metavar="CODE",
+        help="Pretend that the workers stand there, dealt out in turn; repeatable.",
+        show_default="the configured one",
+    ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        "-p",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Port to listen on; 0 takes any free one.",
+        show_default="the configured one",
+    ),
+]

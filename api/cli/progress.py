@@ -1,0 +1,94 @@
+"""How far a bulk job is, on standard error: a bar in a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from .output import stderr, tell
+
+if TYPE_CHECKING:
+    from ...pipelines.bulk import Progress as Look
+
+EVERY = 10.0
+"""Seconds between two lines in a log."""
+_COLUMNS = (
+    TextColumn("[bold]{task.description}"),
+    BarColumn(),
+    TextColumn("{task.percentage:>3.0f}%"),
+    TextColumn("{task.fields[numbers]}"),
+)
+
+
+@contextmanager
+def shown() -> Iterator[Callable[[Look], None]]:
+    """A listener for a job's progress."""
+    notices = Notices()
+    if not sys.stderr.isatty():
+        yield _lines(notices)
+        return
+    with Progress(*_COLUMNS, console=stderr()) as bar:
+        task = bar.add_task("planning", total=None, numbers="")
+
+        def draw(look: Look) -> None:
+            if notices.new(look.notice):
+                bar.console.print(look.notice, highlight=False, soft_wrap=True, markup=False)
+            known = look.rows_total > 0 and look.units_total > 0
+            bar.update(
+                task,
+                description="embedding" if known else "planning",
+                total=look.rows_total if known else None,
+                completed=look.rows,
+                numbers=numbers(look) if known else "",
+            )
+
+        yield draw
+
+
+def _lines(notices: Notices) -> Callable[[Look], None]:
+    last = time.monotonic()
+
+    def listen(look: Look) -> None:
+        nonlocal last
+        if notices.new(look.notice):
+            tell(look.notice)
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            tell(numbers(look))
+
+    return listen
+
+
+class Notices:
+    """Which notices are news: one that differs from the last only in its numbers is not."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def new(self, notice: str) -> bool:
+        shape = re.sub(r"\d+", "#", notice)
+        if not notice or shape == self._last:
+            return False
+        self._last = shape
+        return True
+
+
+def numbers(look: Look) -> str:
+    """E.g. ``3,072/12,000 rows · 1,840 rows/s · 0 errors · 4 workers · 0:05 left``."""
+    left = "" if look.eta_seconds is None else f" · {clock(look.eta_seconds)} left"
+    errors = f"{look.errors:,} error{'' if look.errors == 1 else 's'}"
+    workers = f"{look.workers} worker{'' if look.workers == 1 else 's'}"
+    return f"{look.rows:,}/{look.rows_total:,} rows · {look.rows_per_second:,.0f} rows/s · {errors} · {workers}{left}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours when there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,59 @@
+"""The way to a grid that runs: a Dask client of it, what it says of itself, and the address of its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distributed import Client
+from distributed.utils import format_dashboard_link
+
+from ..scheduler_plugins.page import ROUTE
+
+PATIENCE = 5.0
+"""Seconds that a scheduler has to answer."""
+
+
+def connect(address: str, *, timeout: float = PATIENCE, **options: Any) -> Client:
+    """A Dask client of the scheduler at `address`; `options` are Client's. Raises ConnectionError: nobody answers.
+
+    With `asynchronous=True` the client comes unconnected: enter it, or await it.
+    """
+    try:
+        return Client(address, timeout=timeout, **options)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise unreachable(address, timeout, error) from None
+
+
+def unreachable(address: str, timeout: float, error: Exception) -> ConnectionError:
+    """What it means that a client could not be connected."""
+    if isinstance(error, ValueError):
+        return ConnectionError(f"{address!r} is not the address of a scheduler ({error}); it is like tcp://host:8786")
+    return ConnectionError(
+        f"no grid answers at {address} within {timeout:g} s; start one with `idlegrid up`, or name the address of "
+        "one that runs"
+    )
+
+
+def ask(client: Client, operation: str, **arguments: Any) -> dict[str, Any]:
+    """The answer of one of the scheduler's own handlers: ``grid_state``, ``grid_why`` or ``grid_control``.
+
+    Raises ConnectionError when the scheduler is a plain one of Dask, or is gone.
+    """
+    answer: dict[str, Any] | None = client.sync(getattr(client.scheduler, operation), **arguments)
+    if answer is None:  # Dask's own scheduler hangs up on what it does not know
+        raise ConnectionError(
+            f"the scheduler at {client.scheduler.address} does not know the grid's rules; start it with `idlegrid "
+            "scheduler`, or with --preload idlegrid.scheduler_plugins.preload"
+        )
+    return answer
+
+
+def page_of(dashboard: str | None) -> str | None:
+    """Address of the grid's page, from that of Dask's dashboard; None without one."""
+    return None if dashboard is None else dashboard.removesuffix("/status") + ROUTE
+
+
+def page_at(scheduler: Any) -> str | None:
+    """Address of the grid's page of a scheduler that runs in this process."""
+    host = scheduler.address.rpartition("://")[2].rpartition(":")[0]
+    return page_of(format_dashboard_link(host, scheduler.http_server.port))
