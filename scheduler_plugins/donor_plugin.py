@@ -18,6 +18,14 @@ logger = logging.getLogger(__name__)
 
 CONTROL = "grid_control"
 """Name of the worker's RPC handler by which the scheduler pauses, resumes or drains it."""
+ACTIONS = ("pause", "resume", "drain")
+"""What it may be told."""
+
+
+def check_action(action: str) -> None:
+    """Raise ValueError for a word that isn't one of `ACTIONS`."""
+    if action not in ACTIONS:
+        raise ValueError(f"unknown action {action!r}: one of {', '.join(ACTIONS)}")
 
 
 class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -104,10 +112,8 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
         """RPC: ``pause``, ``resume`` or ``drain``; returns the statement that is true from now on. Raises ValueError
         on another word.
         """
-        actions = {"pause": self.pause, "resume": self.resume, "drain": self.drain}
-        if action not in actions:
-            raise ValueError(f"unknown action {action!r}: one of {', '.join(actions)}")
-        actions[action]()
+        check_action(action)
+        getattr(self, action)()
         return self.statement().to_wire()
 
     def statement(self) -> Statement:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.http.utils import RequestHandler
 
-from .donor_plugin import CONTROL
+from .donor_plugin import CONTROL, check_action
 from .lanes import Key
 from .page import show_page
 from .plugin import GridPlugin
@@ -46,6 +46,7 @@ async def grid_control(grid: GridPlugin, donor: str, action: str) -> dict[str, A
     Returns the worker's row of `grid_state`. Raises LookupError for a donor that isn't here, ValueError for another
     action and TimeoutError when the worker doesn't answer.
     """
+    check_action(action)
     seat = grid.roster.get(donor)
     if seat is None:
         near = get_close_matches(donor, [other.donor.id for other in grid.roster], n=1)

@@ -205,10 +205,9 @@ class Roster:
         starts, cap = seat.starts, seat.donor.limits.max_jobs_per_hour
         while starts and starts[0] <= hour_ago:
             starts.popleft()
-        if not starts:
-            return 0, None
-        surplus = len(starts) - cap if 0 < cap < len(starts) else 0
-        return len(starts) - surplus, starts[surplus] + _HOUR
+        count = len(starts) + seat.inbound
+        surplus = count - cap if 0 < cap < count else 0
+        return count - surplus, starts[surplus] + _HOUR if surplus < len(starts) else None
 
 
 def _eased(old: Load, new: Load) -> bool:

@@ -100,6 +100,7 @@ async def test_an_actor_holds_its_slot_while_it_lives_and_the_score_places_it():
             third = c.client.submit(Here, actor=True, pure=False)
             await until(lambda: c.state(third) == "no-worker")
             assert c.load("near").running == 1
+            assert c.scheduler.grid.running_by_type == {"embedding": 2}
             del first
             assert await (await third).where() == "near"
 
