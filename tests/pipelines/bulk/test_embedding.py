@@ -14,22 +14,6 @@ from idlegrid.pipelines.bulk import EmbeddingSpec, InputError, embed_parquet
 pytestmark = pytest.mark.slow
 
 WORDS = ["the", "grid", "embeds", "rows", "of", "text", "on", "idle", "machines", "and", "loses", "none"]
-    "the",
-    "grid",
-    "embeds",
-    "rows",
-    "of",
-    "text",
-    "on",
-    "idle",
-    "machines",
-    "all",
-    "over",
-    "world",
-    "and",
-    "loses",
-    "none",
-]
 TEXTS = [" ".join(WORDS[i % 7 : i % 7 + 1 + i % 9]) for i in range(600)]
 
 
