@@ -1,0 +1,405 @@
+"""Which tokens of which sequences the next step computes, and in which blocks: continuous batching, torch-free.
+
+One formula, vLLM V1's: a sequence has `tokens` of which `computed` are done; each step hands out a budget of tokens so
+that everybody catches up. Chunked prefill, prefix hits, drafts, preemption and retries only change these two numbers.
+
+A sequence's life::
+
+    add ──▶ WAITING ──admit──▶ PREFILL ──last known token──▶ DECODE ──stop, length──▶ FINISHED
+                                ▲   └──────preempt─────┬───────┘                         ▲
+                                └────admit── PREEMPTED ◀┘          abort, timeout: from anywhere
+
+    tokens    p p p p p p p p p p k k g g g g        p prompt, k known, g generated
+              ├──── computed ─────────────┤ ▲
+    blocks    [   7   |   2   |   9   |   4   ]      the next span starts here; if 4 is shared, it is copied first
+
+Nobody starves: ranks never change, the best one is always served, and a level of priority is worth `aging` seconds of
+arrival and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from .block_manager import BlockManager
+from .invariants import check
+from .plan import Copy, Plan, Span
+from .prefix import TOKEN_LIMIT, extra_keys
+from .request import FinishReason, Request
+from .sequence import Line, Outcome, Phase, Sequence
+from .sequencer_config import SequencerConfig
+from .step import Accepted, Row, Stats, Step
+
+__all__ = ["Accepted", "Outcome", "RequestRefused", "Row", "Sequencer", "SequencerConfig", "Stats", "Step"]
+
+
+class RequestRefused(ValueError):
+    """The request can never be served here; the message says why. It was not accepted and has no outcome."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A step in the making."""
+
+    budget: int
+    owed: int
+    """Of the budget, kept for sequences that decode and come later in the pass."""
+    spans: list[Span] = field(default_factory=list)
+    sequences: list[Sequence] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    logits: int = 0
+    copies: list[Copy] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+    stalled: bool = False
+    """Somebody who runs found no block: nobody is admitted."""
+
+
+class Sequencer:
+    """Plans steps for the stages of one model. Not thread-safe; no clock, no randomness, no I/O.
+
+    `schedule` may be called again before `update`: the steps then hold different sequences, and must be computed in
+    their order.
+    """
+
+    def __init__(self, config: SequencerConfig) -> None:
+        self.config = config
+        self.blocks = BlockManager(config.num_blocks, config.block_size, prefix_cache=config.prefix_cache)
+        self.waiting = Line()
+        self.running = Line()
+        self.in_flight: dict[int, Step] = {}
+        self._live: dict[str, Sequence] = {}
+        self._deadlines: list[tuple[float, int, str]] = []
+        self._over: list[Outcome] = []
+        self._accepted = 0
+        self._steps = 0
+        self._queried = self._hits = self._computed = self._preemptions = 0
+
+    # ---- requests
+
+    def add(self, request: Request, now: float) -> None:
+        """Accept a request, or raise `RequestRefused`. `now`: seconds, of the same clock in all calls.
+
+        With `known` tokens it goes on behind them; if they are as many as it may have, the next step tells its end.
+        """
+        self._enter(request, now, arrival=now)
+
+    def fork(self, parent: str, request: Request, now: float) -> None:
+        """Accept a request that shares what the request `parent` has computed of their common beginning, a last, partly
+        filled block included: who writes it first copies it. For `n` answers to one prompt, once the first has begun.
+
+        Without room to run at once it waits like any other. Raises KeyError if `parent` has ended, and as `add`.
+        """
+        source = self._live[parent]
+        sequence = self._enter(request, now, arrival=source.arrival)
+        if sequence.phase is Phase.WAITING and len(self.running) < self.config.max_sequences:
+            self._share_pages(source, sequence)
+
+    def propose(self, request_id: str, draft: tuple[int, ...]) -> None:
+        """Guess the tokens that follow, for the next step to verify. Ignored unless the sequence decodes; cut to what
+        fits. A guess never takes a block that somebody who runs may need."""
+        sequence = self._live.get(request_id)
+        if sequence is not None and sequence.phase is Phase.DECODE and sequence.flight is None:
+            sequence.draft = draft
+
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED) -> Outcome | None:
+        """End a request now. Its blocks are free at once, or when the step that it is in lands. None if it has ended
+        already (also if a step is yet to tell that)."""
+        sequence = self._live.get(request_id)
+        return None if sequence is None else self._finish(sequence, reason)
+
+    # ---- steps
+
+    def schedule(self, now: float) -> Step:
+        """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow."""
+        over = (*self._over, *self._expire(now))
+        self._over.clear()
+        decoding = sum(1 for s in self.running if s.phase is Phase.DECODE and s.flight is None)
+        batch = _Batch(self.config.max_batched_tokens, owed=decoding)
+        self._continue(batch)
+        if not (batch.stalled or batch.preempted):
+            self._admit(batch)
+        return self._seal(batch, over)
+
+    def update(self, step: Step, accepted: Items[Accepted]) -> tuple[Outcome, ...]:
+        """The step was computed: `accepted` holds what was made of each of its rows. Returns who ended with it.
+
+        Rows of requests that were aborted meanwhile are ignored. Raises ValueError, with nothing changed, if the
+        step is not in flight or the answers don't fit its rows.
+        """
+        if not step:
+            return ()
+        self._check_answers(step, accepted)
+        del self.in_flight[step.plan.step]
+        answers = iter(accepted)
+        outcomes = []
+        for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
+            answer = next(answers) if span.logits else None
+            sequence.flight = None
+            if sequence.phase is Phase.FINISHED:
+                self.blocks.release(sequence)
+            elif (reason := self._advance(sequence, span, answer)) is not None:
+                outcomes.append(self._finish(sequence, reason))
+        return tuple(outcomes)
+
+    def fail(self, step: Step) -> None:
+        """The step was lost. What it wrote is void: its sequences are computed again from their tokens."""
+        if self.in_flight.pop(step.plan.step, None) is not step:
+            raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
+        for sequence in step.sequences:
+            sequence.flight = None
+            if sequence.phase is Phase.FINISHED:
+                self.blocks.release(sequence)
+            else:
+                self._preempt(sequence)
+
+    def reset(self) -> None:
+        """All pages are lost: steps in flight fail, everybody who runs is computed again, no prefix is remembered."""
+        for step in list(self.in_flight.values()):
+            self.fail(step)
+        while len(self.running):
+            self._preempt(self.running[-1])
+        self.blocks.pool.forget_all()
+
+    # ---- facts
+
+    @property
+    def has_work(self) -> bool:
+        """There is something to schedule or to update."""
+        return bool(self._live or self._over or self.in_flight)
+
+    def cached_prefix(self, prompt: tuple[int, ...], salt: str = "") -> int:
+        """Tokens of a prompt that would be found computed now: what a choice of replica goes by."""
+        probe = self._sequence(Request(id="", prompt=prompt, salt=salt), now=0.0, arrival=0.0)
+        return len(self.blocks.match(probe)) * self.config.block_size
+
+    def check(self) -> None:
+        """Raise `InvariantBroken` unless every block and every sequence is accounted for. O(blocks + sequences)."""
+        check(self.blocks.pool, self.config.block_size, self.running, self.waiting, self.in_flight)
+
+    def stats(self) -> Stats:
+        """What it is doing now. O(sequences)."""
+        held = self.config.num_blocks - self.blocks.pool.free
+        empty = self.blocks.unused_slots(self.running)
+        return Stats(
+            waiting=len(self.waiting),
+            running=len(self.running),
+            kv_usage=held / self.config.num_blocks,
+            kv_waste=empty / (held * self.config.block_size) if held else 0.0,
+            prefix_queried_tokens=self._queried,
+            prefix_hit_tokens=self._hits,
+            computed_tokens=self._computed,
+            preemptions=self._preemptions,
+            steps=self._steps,
+        )
+
+    # ---- into and out of the lines
+
+    def _sequence(self, request: Request, now: float, arrival: float) -> Sequence:
+        return Sequence(
+            request=request,
+            rank=(arrival - request.priority * self.config.aging, self._accepted),
+            extra=extra_keys(self.config.revision, request.salt),
+            limit=min(len(request.prompt) + request.sampling.max_tokens, self.config.context),
+            arrival=arrival,
+            deadline=math.inf if request.timeout is None else now + request.timeout,
+        )
+
+    def _enter(self, request: Request, now: float, arrival: float) -> Sequence:
+        self._refuse(request)
+        sequence = self._sequence(request, now, arrival)
+        self._accepted += 1
+        if len(sequence.tokens) >= sequence.limit:
+            sequence.phase = Phase.FINISHED
+            self._over.append(sequence.outcome(FinishReason.LENGTH))
+            return sequence
+        self._live[request.id] = sequence
+        self.waiting.add(sequence)
+        if request.timeout is not None:
+            heappush(self._deadlines, (sequence.deadline, sequence.rank[1], request.id))
+        return sequence
+
+    def _refuse(self, request: Request) -> None:
+        prompt, context = request.prompt, self.config.context
+        if request.id in self._live:
+            raise RequestRefused(f"a request with id {request.id!r} is alive already; ids must be unique")
+        if not prompt:
+            raise RequestRefused(f"request {request.id!r} has an empty prompt; it needs at least one token")
+        if len(prompt) >= context:
+            raise RequestRefused(
+                f"the prompt has {len(prompt)} tokens; at most {context - 1}, and one to generate, fit into the "
+                f"context of {context} tokens (the pool holds {self.config.num_blocks * self.config.block_size})"
+            )
+        if request.sampling.max_tokens < 1:
+            raise RequestRefused(f"max_tokens must be at least 1, not {request.sampling.max_tokens}")
+        for token in (*prompt, *request.known):
+            if not 0 <= token < TOKEN_LIMIT:
+                raise RequestRefused(f"token ids must be between 0 and {TOKEN_LIMIT - 1}, not {token}")
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> Outcome:
+        running = sequence.phase in (Phase.PREFILL, Phase.DECODE)
+        (self.running if running else self.waiting).remove(sequence)
+        sequence.phase = Phase.FINISHED
+        del self._live[sequence.id]
+        if sequence.flight is None:
+            self.blocks.release(sequence)
+        return sequence.outcome(reason)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.blocks.release(sequence)
+        sequence.phase = Phase.PREEMPTED
+        sequence.preemptions += 1
+        self._preemptions += 1
+        self.waiting.add(sequence)
+
+    def _expire(self, now: float) -> list[Outcome]:
+        over = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, order, request_id = heappop(self._deadlines)
+            sequence = self._live.get(request_id)
+            if sequence is not None and sequence.rank[1] == order:  # else it ended, and the id may be another's now
+                over.append(self._finish(sequence, FinishReason.TIMEOUT))
+        return over
+
+    # ---- those who run
+
+    def _continue(self, batch: _Batch) -> None:
+        index = 0
+        while index < len(self.running):  # preemption takes only from behind `index`
+            sequence = self.running[index]
+            index += 1
+            if sequence.flight is not None:
+                continue
+            draft: tuple[int, ...] = ()
+            if sequence.phase is Phase.DECODE:
+                batch.owed -= 1
+                draft = self._cut_draft(sequence, batch) if sequence.draft else ()
+            want = self._wanted(sequence, batch)
+            if want < 1:
+                continue
+            room = self.blocks.room(sequence)
+            while room < 1 and self._preempt_behind(index, batch):
+                room = self.blocks.room(sequence)
+            if room < 1:
+                batch.stalled = True  # it keeps what it has: those before it go on, or a step in flight frees blocks
+            else:
+                self._plan(sequence, min(want, room), draft, batch)
+
+    def _wanted(self, sequence: Sequence, batch: _Batch) -> int:
+        want = min(len(sequence.tokens) - sequence.computed, batch.budget - batch.owed)
+        return want if self.config.chunk is None else min(want, self.config.chunk)
+
+    def _cut_draft(self, sequence: Sequence, batch: _Batch) -> tuple[int, ...]:
+        """As much of the guess as could be accepted, and as budget and spare blocks allow."""
+        spare = max(0, self.blocks.pool.free - len(self.running) - self.config.watermark_blocks)
+        slots = (len(sequence.blocks) + spare) * self.config.block_size - len(sequence.tokens)
+        budget = batch.budget - batch.owed
+        if self.config.chunk is not None:
+            budget = min(budget, self.config.chunk)
+        return sequence.draft[: max(0, min(slots, budget - 1, sequence.limit - len(sequence.tokens) - 1))]
+
+    def _preempt_behind(self, index: int, batch: _Batch) -> bool:
+        """Take the blocks of the last in rank, from `index` on, that is in no step. False if there is none."""
+        for place in range(len(self.running) - 1, index - 1, -1):
+            victim = self.running[place]
+            if victim.flight is None:
+                batch.owed -= victim.phase is Phase.DECODE
+                self._preempt(victim)
+                batch.preempted.append(victim.id)
+                return True
+        return False
+
+    def _plan(self, sequence: Sequence, count: int, draft: tuple[int, ...], batch: _Batch) -> None:
+        """Put `count` tokens and the draft into the step; there is room for them."""
+        start = sequence.computed
+        known = start + count
+        copy = self.blocks.make_writable(sequence, known + len(draft))
+        if copy is not None:
+            batch.copies.append(copy)
+        tokens = (*sequence.tokens[start:known], *draft)
+        logits = 1 + len(draft) if known == len(sequence.tokens) else 0
+        if logits:
+            batch.rows.append(Row(sequence.id, len(batch.spans), batch.logits, known, draft))
+        sequence.flight = span = Span(start, tokens, sequence.table(), logits)
+        sequence.draft = ()
+        batch.logits += logits
+        batch.budget -= len(tokens)
+        batch.spans.append(span)
+        batch.sequences.append(sequence)
+        self._computed += count
+
+    def _seal(self, batch: _Batch, over: tuple[Outcome, ...]) -> Step:
+        plan = Plan(self._steps, tuple(batch.spans), tuple(batch.copies))
+        step = Step(plan, tuple(batch.rows), over, tuple(batch.preempted), tuple(batch.sequences))
+        if step:
+            self.in_flight[self._steps] = step
+            self._steps += 1
+        return step
+
+    # ---- those who wait
+
+    def _admit(self, batch: _Batch) -> None:
+        """Admit the first in rank, and the next, until one finds no room: nobody overtakes it to take its blocks."""
+        manager, size = self.blocks, self.config.block_size
+        promised = sum(manager.missing(sequence) for sequence in self.running if sequence.phase is Phase.PREFILL)
+        while len(self.waiting) and batch.budget > 0 and len(self.running) < self.config.max_sequences:
+            sequence = self.waiting[0]
+            found = manager.match(sequence)
+            left = manager.pool.free - promised - manager.cost(sequence, found)
+            if left < (self.config.watermark_blocks if len(self.running) else 0):
+                return
+            self._start(sequence, found, len(found) * size)
+            self._plan(sequence, self._wanted(sequence, batch), (), batch)
+            promised += manager.missing(sequence)
+
+    def _start(self, sequence: Sequence, shared: list[int], computed: int) -> None:
+        """A waiting sequence begins to run, with blocks that were computed for others."""
+        self.waiting.remove(sequence)
+        self.blocks.attach(sequence, shared, computed)
+        self.running.add(sequence)
+        if sequence.phase is Phase.WAITING:
+            sequence.cached_tokens = min(computed, len(sequence.request.prompt))
+            self._queried += len(sequence.tokens)
+            self._hits += computed
+        sequence.phase = Phase.PREFILL
+
+    def _share_pages(self, source: Sequence, sequence: Sequence) -> None:
+        size = self.config.block_size
+        most = min(source.computed, len(sequence.tokens) - 1) if source.extra == sequence.extra else 0
+        pairs = zip(source.tokens[:most], sequence.tokens[:most], strict=True)
+        common = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), most)
+        if source.flight is not None:
+            common -= common % size  # a step is writing into its last block
+        shared = source.blocks[: -(-common // size)]
+        own = self.blocks.missing(sequence) - common // size
+        if common and self.blocks.pool.free - own >= self.config.watermark_blocks:
+            self._start(sequence, shared, common)
+
+    # ---- what a step gave
+
+    def _check_answers(self, step: Step, accepted: Items[Accepted]) -> None:
+        if self.in_flight.get(step.plan.step) is not step:
+            raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
+        if len(accepted) != len(step.rows):
+            raise ValueError(f"step {step.plan.step} has {len(step.rows)} rows, but {len(accepted)} answers came")
+        for row, answer in zip(step.rows, accepted, strict=True):
+            count = len(answer.tokens)
+            if count > 1 + len(row.draft) or (count == 0 and answer.finish is None):
+                raise ValueError(f"request {row.id!r}: {count} tokens for {1 + len(row.draft)} rows of logits")
+
+    def _advance(self, sequence: Sequence, span: Span, answer: Accepted | None) -> FinishReason | None:
+        """What the span computed counts now; rejected guesses are written over later. Returns why it ends, if so."""
+        if answer is None:
+            sequence.computed = span.stop
+            self.blocks.register(sequence)
+            return None
+        sequence.computed = span.stop - span.logits + max(1, len(answer.tokens))
+        sequence.tokens += answer.tokens
+        sequence.phase = Phase.DECODE
+        self.blocks.register(sequence)
+        if answer.finish is None and len(sequence.tokens) >= sequence.limit:
+            return FinishReason.LENGTH
+        return answer.finish

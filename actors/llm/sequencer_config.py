@@ -1,0 +1,56 @@
+"""Sizes and rules of a sequencer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencerConfig:
+    """Sizes and rules. Raises ValueError for those that can't work."""
+
+    num_blocks: int
+    block_size: int = 16
+    """Tokens in a block."""
+    max_batched_tokens: int = 512
+    """Tokens that a step computes at most."""
+    max_sequences: int = 64
+    """Sequences that hold blocks at most; no more than `max_batched_tokens`, so that each can decode in every step."""
+    max_context: int | None = None
+    """Tokens of a sequence at most, prompt included. None, or more than the pool holds: what the pool holds."""
+    chunk: int | None = None
+    """Tokens of one sequence in one step at most: bounds how much a long prompt slows the decoding of others."""
+    watermark: float = 0.01
+    """Share of the blocks that admission leaves free, so that those who run can grow."""
+    aging: float = 10.0
+    """Seconds of waiting that one level of priority is worth. 0: priorities are ignored."""
+    prefix_cache: bool = True
+    revision: str = ""
+    """The model and its revision: part of the names of blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_blocks", "block_size", "max_batched_tokens", "max_sequences", "max_context", "chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.max_sequences > self.max_batched_tokens:
+            raise ValueError(
+                f"max_sequences={self.max_sequences} can't all decode in a step of "
+                f"max_batched_tokens={self.max_batched_tokens}; lower the one or raise the other"
+            )
+        if not 0 <= self.watermark < 1:
+            raise ValueError(f"watermark must be at least 0 and less than 1, not {self.watermark}")
+        if not 0 <= self.aging < math.inf:
+            raise ValueError(f"aging must be a number of seconds, 0 or more, not {self.aging}")
+
+    @property
+    def context(self) -> int:
+        """Tokens of a sequence at most, prompt included; less than `max_context` if the pool is smaller."""
+        held = self.num_blocks * self.block_size
+        return held if self.max_context is None else min(held, self.max_context)
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks that admission leaves free."""
+        return int(self.watermark * self.num_blocks)
