@@ -47,6 +47,11 @@ def calibrate(spec: OperatorSpec, storage: Storage, files: Sequence[SourceFile],
     return Calibration(operator.facts, list(operator.fields), speed)
 
 
+def warm(spec: OperatorSpec) -> None:
+    """Load the operator, so that it is resident when the first unit comes."""
+    spec.load()
+
+
 def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[str]:
     """Texts from the first rows of up to four files spread over the job."""
     full = [file for file in files if file.rows]

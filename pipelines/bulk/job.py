@@ -14,7 +14,7 @@ from distributed import CancelledError, KilledWorker, wait
 
 from ...grid.failpoints import failpoint
 from . import source as sources
-from .calibration import Calibration, calibrate
+from .calibration import Calibration, calibrate, warm
 from .cutting import cut
 from .drive import Driver, resumable
 from .errors import BulkError, GridUnavailable, InputError, TargetError
@@ -28,6 +28,7 @@ from .target import Target, open_target
 from .watch import POLL, Patience, Watch, ask_for
 
 UNIT_SECONDS = 10.0
+WARMED_AT_ONCE = 64
 Listener = Callable[[Progress], None]
 
 
@@ -170,8 +171,20 @@ class BulkJob:
         )
 
     def _calibrate(self, client: Any, storage: Storage, wanted: Plan, watch: Watch) -> Calibration:
-        """Ask a worker. A row of the sample may kill it: then without a sample."""
-        for files in (wanted.files, wanted.files, ()):
+        """Ask a worker; the others load the model meanwhile. A row of the sample may kill it: then without a sample."""
+        watch.look(force=True)
+        with ask_for(self.spec):
+            others = [
+                client.submit(warm, self.spec, pure=False) for _ in range(min(len(watch.workers), WARMED_AT_ONCE) - 1)
+            ]
+        try:
+            return self._ask_one(client, storage, wanted, watch)
+        finally:
+            for future in others:
+                future.cancel()
+
+    def _ask_one(self, client: Any, storage: Storage, wanted: Plan, watch: Watch) -> Calibration:
+        for files in (wanted.files, (), ()):
             with ask_for(self.spec):
                 future = client.submit(calibrate, self.spec, storage, files, self.column, pure=False)
             try:

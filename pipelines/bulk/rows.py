@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,10 +215,10 @@ def pieces(batch: Any, schema: Any, limit: int) -> Iterator[Any]:
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def distinct(columns: Iterable[Any]) -> tuple[Any, Any]:
+def distinct(columns: Iterable[Any], left_out: Collection[int] = ()) -> tuple[Any, Any]:
     """Distinct values of several text arrays as one `large_binary` array, and for each row its index there (or null).
 
-    A repeated text is computed once; a large one is held once.
+    A repeated text is computed once; a large one is held once. Rows `left_out` count as null.
     """
     chunks = []
     for column in columns:
@@ -230,6 +230,9 @@ def distinct(columns: Iterable[Any]) -> tuple[Any, Any]:
     whole = pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.large_binary())).unify_dictionaries()
     indices = pa.concat_arrays([chunk.indices for chunk in whole.chunks])
     values = whole.chunk(0).dictionary
+    if left_out:
+        kept = pa.array([row not in left_out for row in range(len(indices))])
+        indices = pc.if_else(kept, indices, pa.scalar(None, pa.int32()))
     used = pc.unique(indices.drop_null())
     if len(used) < len(values):
         indices = pc.index_in(indices, value_set=used, skip_nulls=True)

@@ -104,7 +104,7 @@ class Watch:
             answer = self._ask("grid_why", key=key)
             if answer is None or answer["state"] != "no-worker":
                 return None
-            told = str(answer["summary"])
+            told = str(answer["summary"]).removeprefix("waits: ")
         return told
 
     def _unanswered(self, now: float) -> None:

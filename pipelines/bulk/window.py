@@ -50,7 +50,8 @@ class Done:
 
 def prepare(window: Window, column: str, operator: RowOperator, killed: Mapping[int, str]) -> Ready:
     """Find what can be computed. `killed`: row of the file → why it must not be touched again."""
-    values, indices = distinct(_without(window, column, killed))
+    arrays = [batch.column(batch.schema.get_field_index(column)) for batch in window.batches]
+    values, indices = distinct(arrays, {row - window.start for row in killed})
     texts: list[str] = []
     place: list[int | None] = []
     refused: dict[int, str] = {}
@@ -69,20 +70,6 @@ def prepare(window: Window, column: str, operator: RowOperator, killed: Mapping[
     for row in pc.indices_nonzero(pc.is_null(indices)).to_pylist():
         errors[row] = killed.get(window.start + row, NULL_TEXT)
     return Ready(window, texts, _prepare(operator, texts), text_of_row, errors)
-
-
-def _without(window: Window, column: str, killed: Mapping[int, str]) -> list[Any]:
-    """The text column of each batch, nulls in the rows that killed a process."""
-    arrays, start = [], window.start
-    for batch in window.batches:
-        array = batch.column(batch.schema.get_field_index(column))
-        hit = [row - start for row in killed if start <= row < start + batch.num_rows]
-        if hit:
-            keep = pa.array([row not in hit for row in range(batch.num_rows)])
-            array = pc.if_else(keep, array, pa.scalar(None, array.type))
-        arrays.append(array)
-        start += batch.num_rows
-    return arrays
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,35 @@ def test_a_row_that_kills_is_found_and_costs_only_itself(grid, tmp_path):
     assert len(probes) <= 24
 
 
+def test_a_killer_in_the_sample_does_not_stop_the_planning(grid, tmp_path):
+    texts = ["fine", KILLER, "fine too"]
+    path = write(tmp_path / "a.parquet", pa.table({"text": texts}))
+    assert job(path, tmp_path / "out").run(grid).errors == 1
+    assert read(tmp_path / "out")["error"].to_pylist() == [None, KILLED, None]
+
+
+def test_when_nobody_may_take_the_work_it_says_why_and_waits(grid, tmp_path):
+    rows = table(50)
+    path = write(tmp_path / "a.parquet", rows)
+    told = []
+
+    def order(action):
+        for donor in ("w0", "w1"):
+            grid.sync(grid.scheduler.grid_control, donor=donor, action=action)
+
+    def listen(progress):
+        told.append(progress.notice)
+        if "paused" in progress.notice:
+            order("resume")
+
+    order("pause")
+    job(path, tmp_path / "out").run(grid, listen)
+    assert told[0].startswith(
+        "waiting for a worker that may take embedding work: waits: nobody may take it now (2 × paused)"
+    )
+    assert_complete(tmp_path / "out", rows)
+
+
 def test_a_full_disk_moves_the_part_elsewhere(grid, tmp_path):
     rows = table(200)
     path = write(tmp_path / "a.parquet", rows)

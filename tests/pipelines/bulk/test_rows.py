@@ -180,6 +180,14 @@ def test_distinct_texts_of_mixed_columns():
     assert [None if i is None else texts[i] for i in indices.to_pylist()] == ["a", None, "b", "b", "c", "d", "a"]
 
 
+def test_rows_left_out_are_null_and_so_are_texts_that_only_they_had():
+    values, indices = distinct(
+        [pa.array(["a", "b"], pa.string_view()), pa.array(["a", "c"]).dictionary_encode()], {1, 2}
+    )
+    assert [value.as_py() for value in values] == [b"a", b"c"]
+    assert indices.to_pylist() == [0, None, None, 1]
+
+
 BOMB = """
 import sys, threading, time
 import psutil, pyarrow as pa, pyarrow.parquet as pq
