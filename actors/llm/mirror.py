@@ -1,0 +1,180 @@
+"""Dense copies of the sequences that decode now, in the form that a CPU multiplies without gathering pages.
+
+Gathering every sequence's pages costs as much as attention itself. So a sequence that decodes gets a row of a slab,
+filled once from its pages and then kept up token by token, beside the pages, which stay the truth. The mirror is told
+block tables only, as everything in a stage: a row belongs to whoever comes with the table and the position that it
+ended with, and only as long as nobody else has written any of its blocks.
+
+    slab 256:   row 0  [t t t t t t . . ]      keys   (layers, rows, kv_heads, D, capacity)
+                row 1  [t t t . . . . . ]      values (layers, rows, kv_heads, capacity, D)
+    slab 512:   row 0  [t t t t t t t t t t . . . . . . ]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .kv import Pages
+from .plan import Span
+
+_SMALLEST = 256
+"""Capacity of the smallest rows; each next slab's are twice as long, so that padding is bounded by one half."""
+_FEWEST_ROWS = 8
+_IDLE_STEPS = 64
+"""A row that nobody has asked for during so many steps is given to the next who needs one."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sequence's dense keys and values."""
+
+    slab: Slab
+    index: int
+    """Row of the slab; changes when the slab is compacted."""
+    table: tuple[int, ...]
+    length: int
+    """Positions held."""
+    serial: int
+    """When it was last known to equal its pages."""
+
+
+class Slab:
+    """Rows of one capacity."""
+
+    def __init__(self, pages: Pages, capacity: int) -> None:
+        self.capacity = capacity
+        self.owners: list[Row | None] = []
+        layers, _, _, _, kv_heads, head_dim = pages.data.shape
+        self.keys = pages.data.new_zeros((layers, 0, kv_heads, head_dim, capacity))
+        self.values = pages.data.new_zeros((layers, 0, kv_heads, capacity, head_dim))
+
+    def grow(self, rows: int) -> None:
+        """Add so many rows."""
+        had = len(self.owners)
+        for name in ("keys", "values"):
+            old: torch.Tensor = getattr(self, name)
+            new = old.new_zeros((old.shape[0], had + rows, *old.shape[2:]))
+            new[:, :had] = old
+            setattr(self, name, new)
+        self.owners += [None] * rows
+
+    def fill(self, index: int, content: torch.Tensor) -> None:
+        """`content` (layers, n, 2, kv_heads, D) becomes the row's first n positions.
+
+        The others become zeros: a number that is not finite would get through the mask.
+        """
+        length = content.shape[1]
+        self.keys[:, index, :, :, :length] = content[:, :, 0].permute(0, 2, 3, 1)
+        self.values[:, index, :, :length] = content[:, :, 1].transpose(1, 2)
+        self.keys[:, index, :, :, length:] = 0
+        self.values[:, index, :, length:] = 0
+
+    def compact(self, used: Sequence[int]) -> None:
+        """Move the rows `used` to the front, in this order."""
+        order = [*used, *(index for index in range(len(self.owners)) if index not in set(used))]
+        index = torch.tensor(order, dtype=torch.int64)
+        for layer in range(len(self.keys)):
+            self.keys[layer] = self.keys[layer].index_select(0, index)
+            self.values[layer] = self.values[layer].index_select(0, index)
+        self.owners = [self.owners[old] for old in order]
+        for new, row in enumerate(self.owners):
+            if row is not None:
+                row.index = new
+
+
+class Mirror:
+    """Rows for sequences that decode. Holds at most `budget` positions; who finds no place is gathered from pages."""
+
+    def __init__(self, pages: Pages, budget: int) -> None:
+        self.pages = pages
+        self.budget = budget
+        self._slabs: dict[int, Slab] = {}
+        self._by_tail: dict[int, Row] = {}
+        self._serial = 0
+        self._versions = np.zeros(pages.num_blocks, dtype=np.int64)
+        """Block → serial of the last write."""
+
+    @property
+    def positions(self) -> int:
+        """Capacity of all rows: what memory is reserved for, whether it was touched or not."""
+        return sum(slab.capacity * len(slab.owners) for slab in self._slabs.values())
+
+    def wrote(self, blocks: Collection[int], rows: Sequence[tuple[Row, Span]] = ()) -> None:
+        """These blocks were written; `rows` took part with the tokens of their spans, every other copy is stale."""
+        self._serial += 1
+        self._versions[list(blocks)] = self._serial
+        for row, span in rows:
+            row.table, row.length, row.serial = span.blocks, span.stop, self._serial
+            self._by_tail[self._tail(span.blocks, span.stop)] = row
+
+    def find(self, span: Span, written: Collection[int], taken: Collection[Row]) -> Row | None:
+        """The row of this decoding sequence, filled from its pages if need be; None if there is no place for it.
+
+        `written`: what the step writes. `taken`: rows that other spans of the step got. Its row leaves the index until
+        `wrote` is told.
+        """
+        row = self._by_tail.pop(self._tail(span.blocks, span.start), None) if span.start else None
+        if row is not None:
+            if row not in taken and self._valid(row, span) and span.stop <= row.slab.capacity:
+                return row
+            self._release(row)
+        context = span.blocks[: span.start // self.pages.block_size]
+        if not set(written).isdisjoint(context):
+            return None  # a prefix that another span computes in this very step: it isn't in the pages yet
+        return self._admit(span, taken)
+
+    def _tail(self, blocks: tuple[int, ...], length: int) -> int:
+        return blocks[(length - 1) // self.pages.block_size]
+
+    def _valid(self, row: Row, span: Span) -> bool:
+        held = (span.start - 1) // self.pages.block_size + 1
+        if row.length < span.start or row.table[:held] != span.blocks[:held]:
+            return False
+        return row.serial == self._serial or int(self._versions[list(row.table[:held])].max()) <= row.serial
+
+    def _release(self, row: Row) -> None:
+        if row.slab.owners[row.index] is row:
+            row.slab.owners[row.index] = None
+
+    def _admit(self, span: Span, taken: Collection[Row]) -> Row | None:
+        capacity = _SMALLEST
+        while capacity < span.stop:
+            capacity *= 2
+        slab = self._slabs.setdefault(capacity, Slab(self.pages, capacity))
+        index = self._place(slab, taken)
+        if index is None:
+            return None
+        if (previous := slab.owners[index]) is not None:
+            self._forget(previous)
+        row = Row(slab, index, span.blocks, span.start, self._serial)
+        slab.owners[index] = row
+        held = span.blocks[: -(-span.start // self.pages.block_size)]
+        pages = self.pages.data.index_select(1, torch.tensor(held, dtype=torch.int64)).flatten(1, 2)
+        slab.fill(index, pages[:, : span.start])
+        return row
+
+    def _place(self, slab: Slab, taken: Collection[Row]) -> int | None:
+        """A free row, an idle one, a new one, or the one that was idle longest."""
+        oldest: Row | None = None
+        for index, row in enumerate(slab.owners):
+            if row is None:
+                return index
+            if row not in taken and (oldest is None or row.serial < oldest.serial):
+                oldest = row
+        if oldest is not None and oldest.serial < self._serial - _IDLE_STEPS:
+            return oldest.index
+        have = len(slab.owners)
+        more = min(max(have, _FEWEST_ROWS), (self.budget - self.positions) // slab.capacity)
+        if more > 0:
+            slab.grow(more)
+            return have
+        return oldest.index if oldest is not None else None
+
+    def _forget(self, row: Row) -> None:
+        tail = self._tail(row.table, row.length) if row.length else -1
+        if self._by_tail.get(tail) is row:
+            del self._by_tail[tail]
