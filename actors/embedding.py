@@ -90,9 +90,11 @@ class EmbeddingModel:
         """
         _one_of("dtype", dtype, ("auto", *_DTYPES))
         _one_of("backend", backend, ("auto", "torch", "openvino"))
+        self._device = torch.device(_pick_device(device))
+        if backend == "openvino" and (self._device.type != "cpu" or not openvino_available()):
+            raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
         folder = resolve(model)
         _be_quiet()
-        self._device = torch.device(_pick_device(device))
         self._lock = threading.Lock()
         pipeline = SentenceTransformer(
             str(folder), device=str(self._device), model_kwargs={"use_safetensors": True}, local_files_only=True
@@ -189,8 +191,6 @@ def _candidates(
 ) -> Iterator[Callable[[], Encoder]]:
     """What to try beside plain fp32 torch, fastest first."""
     wanted = _DTYPES[dtype] if dtype in _DTYPES else torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    if backend == "openvino" and (device.type != "cpu" or not openvino_available()):
-        raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
     if backend != "torch" and device.type == "cpu" and openvino_available():
         yield lambda: openvino_encoder(transformer, wanted, torch.get_num_threads())
     if backend != "openvino":
@@ -218,6 +218,8 @@ def _pick_device(wanted: str) -> str:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if wanted.split(":")[0] not in _BUDGETS:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:n, not {wanted!r}")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {wanted!r}, but torch finds no CUDA device here: check the driver, or say cpu")
     return wanted
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,34 +21,12 @@ def docstrings(limit: int | None = None) -> list[tuple[str, str]]:
 
     At most `limit`; Python 3.11 has about 8,000 of 20 characters or more.
     """
-    seen: set[str] = set()
-    found: list[tuple[str, str]] = []
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        if _SKIPPED.intersection(path.relative_to(root).parts):
-            continue
-        for name, text in _of_file(path, ".".join(path.relative_to(root).with_suffix("").parts)):
-            if text not in seen:
-                seen.add(text)
-                found.append((name, text))
-                if len(found) == limit:
-                    return found
-    return found
+    return list(islice(_once(_docstrings()), limit))
 
 
 def sentences(limit: int | None = None) -> list[tuple[str, str]]:
-    """(name, sentence): the paragraphs of the docstrings, each once: about 14,000 shorter texts."""
-    seen: set[str] = set()
-    found: list[tuple[str, str]] = []
-    for name, text in docstrings():
-        for paragraph in text.split("\n\n"):
-            flat = " ".join(paragraph.split())
-            if len(flat) >= _MIN_CHARS and flat not in seen:
-                seen.add(flat)
-                found.append((name, flat))
-                if len(found) == limit:
-                    return found
-    return found
+    """(name, sentence): the paragraphs of the docstrings, each once: about 14,000 shorter texts. At most `limit`."""
+    return list(islice(_once(_paragraphs()), limit))
 
 
 def write_parquet(path: Path, rows: list[tuple[str, str]], *, row_group_size: int = 4096) -> None:
@@ -56,6 +35,30 @@ def write_parquet(path: Path, rows: list[tuple[str, str]], *, row_group_size: in
     table = pa.table({"id": pa.array(range(len(rows)), pa.int64()), "name": list(names), "text": list(texts)})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=row_group_size, compression="zstd", write_page_checksum=True)
+
+
+def _once(texts: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for name, text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield name, text
+
+
+def _paragraphs() -> Iterator[tuple[str, str]]:
+    for name, text in _once(_docstrings()):
+        for paragraph in text.split("\n\n"):
+            flat = " ".join(paragraph.split())
+            if len(flat) >= _MIN_CHARS:
+                yield name, flat
+
+
+def _docstrings() -> Iterator[tuple[str, str]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        below = path.relative_to(root)
+        if not _SKIPPED.intersection(below.parts):
+            yield from _of_file(path, ".".join(below.with_suffix("").parts))
 
 
 def _of_file(path: Path, module: str) -> Iterator[tuple[str, str]]:

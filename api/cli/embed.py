@@ -11,7 +11,7 @@ import typer
 
 from .options import Address, ConfigFile, Regions, Workers
 from .output import Json, print_json, say, tell
-from .progress import clock, shown
+from .progress import clock, counted, shown
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -130,14 +130,15 @@ def _print_report(report: BulkReport) -> None:
     plan = report.plan
     if report.dry_run:
         say(
-            f"{plan.rows:,} rows of {len(plan.files)} files with {plan.model}: {len(plan.spans)} parts, about "
-            f"{clock(plan.seconds)} on {plan.workers} workers ({plan.rows_per_second:,.0f} rows/s each)"
+            f"{plan.rows:,} rows of {counted(len(plan.files), 'file')} with {plan.model}: "
+            f"{counted(len(plan.spans), 'part')}, about {clock(plan.seconds)} on {counted(plan.workers, 'worker')} "
+            f"({plan.rows_per_second:,.0f} rows/s each)"
         )
         say(plan.schema)
         say(f"nothing was written; {report.reused_parts} of the parts exist already")
         return
     say(
-        f"{report.rows:,} rows in {report.parts} parts ({report.reused_parts} were there already), "
+        f"{counted(report.rows, 'row')} in {counted(report.parts, 'part')} ({report.reused_parts} were there already), "
         f"{report.errors:,} with an error, {report.truncated:,} longer than the model reads"
     )
     say(f"{clock(report.seconds)}, {report.rows_per_second:,.0f} rows/s → {report.target}")

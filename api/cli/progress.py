@@ -82,9 +82,13 @@ class Notices:
 def numbers(look: Look) -> str:
     """E.g. ``3,072/12,000 rows · 1,840 rows/s · 0 errors · 4 workers · 0:05 left``."""
     left = "" if look.eta_seconds is None else f" · {clock(look.eta_seconds)} left"
-    errors = f"{look.errors:,} error{'' if look.errors == 1 else 's'}"
-    workers = f"{look.workers} worker{'' if look.workers == 1 else 's'}"
-    return f"{look.rows:,}/{look.rows_total:,} rows · {look.rows_per_second:,.0f} rows/s · {errors} · {workers}{left}"
+    done = f"{look.rows:,}/{counted(look.rows_total, 'row')} · {look.rows_per_second:,.0f} rows/s"
+    return f"{done} · {counted(look.errors, 'error')} · {counted(look.workers, 'worker')}{left}"
+
+
+def counted(number: int, noun: str) -> str:
+    """E.g. ``1 part``, ``12,000 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def clock(seconds: float) -> str:

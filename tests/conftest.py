@@ -1,0 +1,21 @@
+"""What holds for every test: one thread per library, and no setting of the machine it runs on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# before torch or OpenVINO is imported: several test processes share few cores
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for variable in [name for name in os.environ if name.startswith(("IDLEGRID_", "GPU_"))]:
+    del os.environ[variable]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
+    os.chdir(tmp_path_factory.mktemp("empty"))
