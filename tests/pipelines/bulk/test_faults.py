@@ -255,16 +255,16 @@ def _frozen_until_redone(target):
 
 
 def test_a_row_that_kills_is_found_and_costs_only_itself(grid, tmp_path):
-    texts = [KILLER if row == 1234 else f"text {row}" for row in range(4096)]
+    texts = [KILLER if row == 2815 else f"text {row}" for row in range(4096)]
     path = write(tmp_path / "a.parquet", pa.table({"text": texts}))
     told = []
     report = job(path, tmp_path / "out", unit_rows=4096).run(grid, told.append)
     found = read(tmp_path / "out")
-    assert [row for row, error in enumerate(found["error"].to_pylist()) if error] == [1234]
-    assert found["error"][1234].as_py() == KILLED
-    assert found["embedding"][1234].as_py() is None
+    assert [row for row, error in enumerate(found["error"].to_pylist()) if error] == [2815]
+    assert found["error"][2815].as_py() == KILLED
+    assert found["embedding"][2815].as_py() is None
     vectors = expected(pa.table({"text": texts}))
-    assert [v for v in found["embedding"].to_pylist() if v] == [v for row, v in enumerate(vectors) if row != 1234]
+    assert [v for v in found["embedding"].to_pylist() if v] == [v for row, v in enumerate(vectors) if row != 2815]
     probes = [one.notice for one in told if "trying rows" in one.notice]
     assert report.errors == 1
     assert len(probes) <= 24
@@ -293,9 +293,7 @@ def test_when_nobody_may_take_the_work_it_says_why_and_waits(grid, tmp_path):
 
     order("pause")
     job(path, tmp_path / "out").run(grid, listen)
-    assert told[0].startswith(
-        "waiting for a worker that may take embedding work: waits: nobody may take it now (2 × paused)"
-    )
+    assert "may take embedding work: nobody may take it now (2 × paused)" in told[0]
     assert_complete(tmp_path / "out", rows)
 
 
