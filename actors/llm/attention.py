@@ -193,7 +193,7 @@ class Chunk:
         wide = (kv_heads, groups, context, shape.head_dim)
         plain = window is None or context <= window
         mixed = functional.scaled_dot_product_attention(
-            own[:, :heads].unflatten(1, (kv_heads, groups)).permute(1, 2, 0, 3),  # (kv_heads, groups, n, D)
+            own[:, :heads].view(length, kv_heads, groups, -1).permute(1, 2, 0, 3),  # (kv_heads, groups, n, D)
             key.transpose(0, 1)[:, None].expand(wide),
             value.transpose(0, 1)[:, None].expand(wide),
             attn_mask=None if plain and (length == 1 or self.start == 0) else self._mask(window, qkv),

@@ -30,7 +30,8 @@ class Layout:
 
 def lay_out(plan: Plan, block_size: int, device: torch.device) -> Layout:
     """Flatten a plan that `check` has passed."""
-    offsets, tokens, positions, slots, rows, written = [0], [], [], [], [], []
+    offsets, tokens = [0], list[int]()
+    positions, slots, rows, written = list[int](), list[int](), list[int](), list[int]()
     for span in plan.spans:
         end = offsets[-1] + len(span.tokens)
         tokens += span.tokens
