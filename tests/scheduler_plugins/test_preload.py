@@ -8,15 +8,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import dask
 import pytest
-from distributed import Client
+from distributed import Client, get_worker
 from small_cluster import annotation, donor
-from tasks import where
 from tornado.httpclient import AsyncHTTPClient
 
 from idlegrid.scheduler_plugins.machine import VARIABLE, to_variable
 
 PRELOAD = ["--preload", "idlegrid.scheduler_plugins.preload"]
 pytestmark = pytest.mark.slow
+
+
+def where(*_args):
+    return get_worker().name
+
+
+where.__module__ = "__main__"  # so that it travels by value: these workers can't import this file
 
 
 @asynccontextmanager
