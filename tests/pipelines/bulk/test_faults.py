@@ -159,21 +159,14 @@ def test_workers_killed_at_random_moments(grid, tmp_path):
     path = write(tmp_path / "a.parquet", rows)
     target = TracedTarget(tmp_path / "out")
     first = set(pids(grid).values())
-    done = threading.Event()
+    moments = sorted(random.Random(7).sample(range(2, 50), len(first)))
+    victims = dict(zip(moments, first, strict=True))
 
-    def kill():
-        moments = random.Random(7)
-        for pid in first:
-            if not done.wait(moments.uniform(0.5, 1.5)):
-                os.kill(pid, signal.SIGKILL)
+    def kill(look):
+        for moment in [moment for moment in victims if moment <= look.units]:
+            os.kill(victims.pop(moment), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        job(path, target, spec=HashSpec(0.004)).run(grid)
-    finally:
-        done.set()
-        killer.join()
+    job(path, target, spec=HashSpec(0.004)).run(grid, kill)
     assert not first & set(pids(grid).values())
     assert_complete(tmp_path / "out", rows)
     assert sum(first == "True" for _, _, first in target.published()) == 64
