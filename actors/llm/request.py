@@ -63,6 +63,10 @@ class Request:
     """Whose it is: prefix blocks are shared only between requests with the same salt."""
 
 
+class RequestRefused(ValueError):
+    """The request can never be served here; the message says why. It was not accepted and has no terminal event."""
+
+
 class FinishReason(StrEnum):
     """Why a request ended."""
 
