@@ -5,8 +5,8 @@ A model of the asked shape with random weights is written to a temporary folder.
 
 - **steady decode** at 1, 8 and 16 sequences that have `--context` tokens: ours and transformers' own forward pass with
   its cache, static batch, in turns; medians of a step.
-- **mixed load**: `--requests` prompts of 32 to 128 tokens, answers of 16 to 64, prefill included. Ours with 16 slots that
-  are filled again as answers end; `generate` one by one (on a part); `generate` with static batches of 16, padded, of
+- **mixed load**: `--requests` prompts of 32 to 128 tokens, answers of 16 to 64, prefill included. Ours with 16 slots
+  that are filled again as answers end; `generate` one by one (on a part); `generate` with static batches of 16, padded, of
   whose tokens only the asked ones count.
 
 Ours has no sampler, tokeniser or HTTP here: the engine's benchmark adds them. The last line is one JSON object.
@@ -87,9 +87,8 @@ def measure(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> 
             theirs.append(batch / step_time(their_decode(peer, batch, arguments.context), arguments.steps))
         figures[f"decode_{batch}"] = statistics.median(ours)
         figures[f"hf_decode_{batch}"] = statistics.median(theirs)
-        say(
-            f"{folder.name} decode at {batch}: ours {figures[f'decode_{batch}']:.0f}, hf {figures[f'hf_decode_{batch}']:.0f}"
-        )
+        mine, peers = figures[f"decode_{batch}"], figures[f"hf_decode_{batch}"]
+        say(f"{folder.name} decode at {batch}: ours {mine:.0f}, hf {peers:.0f} tokens/s")
     figures |= mixed(stage, peer, arguments.requests)
     say(
         f"{folder.name} mixed: "

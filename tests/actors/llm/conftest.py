@@ -103,8 +103,8 @@ def _build(folder: Path, family: str, dtype: str, save: dict[str, Any]) -> TinyM
 
 
 @dataclass
-class Sequence_:
-    """One sequence of the batcher."""
+class Live:
+    """A sequence that the batcher is not done with."""
 
     ids: list[int]
     prompt: int
@@ -127,10 +127,10 @@ def _drive(
 ) -> list[list[int]]:
     size, blocks = stages[0].pages.block_size, list(range(stages[0].pages.num_blocks))
     draw.shuffle(blocks)
-    live: list[Sequence_] = []
+    live: list[Live] = []
     for prompt in prompts:
         need = -(-(len(prompt) + new) // size)
-        live.append(Sequence_(list(prompt), len(prompt), tuple(blocks[:need])))
+        live.append(Live(list(prompt), len(prompt), tuple(blocks[:need])))
         blocks = blocks[need:]
     everybody = list(live)
     while live:
@@ -145,7 +145,7 @@ def _drive(
     return [sequence.ids[sequence.prompt :] for sequence in everybody]
 
 
-def _span(sequence: Sequence_, size: int, most: int) -> Span:
+def _span(sequence: Live, size: int, most: int) -> Span:
     tokens = tuple(sequence.ids[sequence.done : sequence.done + most])
     stop = sequence.done + len(tokens)
     table = sequence.table[: -(-stop // size)]
@@ -164,3 +164,32 @@ def forward(stages: Sequence[Any], spans: Sequence[Span], copies: tuple[Any, ...
 def _forward() -> Callable[..., Any]:
     """forward(stages, spans, copies=()): one step through a chain."""
     return forward
+
+
+@pytest.fixture
+def tiny_shape() -> Callable[..., Any]:
+    """tiny_shape(windows=(None, …)): the sizes of a model of four query heads that share two, of eight dimensions."""
+    import torch
+
+    from idlegrid.actors.llm.families import Architecture, Family
+
+    def make(windows: tuple[int | None, ...] = (None,) * 8) -> Architecture:
+        return Architecture(
+            model_type="llama",
+            family=Family(),
+            num_layers=len(windows),
+            hidden=32,
+            intermediate=48,
+            heads=4,
+            kv_heads=2,
+            head_dim=8,
+            vocab=50,
+            norm_eps=1e-6,
+            tied=False,
+            max_positions=512,
+            windows=windows,
+            inverse_frequencies=torch.ones(4),
+            rotary_scale=1.0,
+        )
+
+    return make
