@@ -28,16 +28,12 @@ from .block_manager import BlockManager
 from .invariants import check
 from .plan import Copy, Plan, Span
 from .prefix import TOKEN_LIMIT, extra_keys
-from .request import FinishReason, Request
+from .request import FinishReason, Request, RequestRefused
 from .sequence import Line, Outcome, Phase, Sequence
 from .sequencer_config import SequencerConfig
 from .step import Accepted, Row, Stats, Step
 
 __all__ = ["Accepted", "Outcome", "RequestRefused", "Row", "Sequencer", "SequencerConfig", "Stats", "Step"]
-
-
-class RequestRefused(ValueError):
-    """The request can never be served here; the message says why. It was not accepted and has no outcome."""
 
 
 @dataclass(slots=True)
@@ -234,8 +230,8 @@ class Sequencer:
             )
         if request.sampling.max_tokens < 1:
             raise RequestRefused(f"max_tokens must be at least 1, not {request.sampling.max_tokens}")
-        for token in (*prompt, *request.known):
-            if not 0 <= token < TOKEN_LIMIT:
+        for extreme in (min, max):
+            if not 0 <= (token := extreme((*prompt, *request.known))) < TOKEN_LIMIT:
                 raise RequestRefused(f"token ids must be between 0 and {TOKEN_LIMIT - 1}, not {token}")
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> Outcome:
