@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from tokenizers import Tokenizer
 
-from .generation import Generation, TokenMask
+from .answer import Answer
 from .plan import Plan
-from .request import Event, FinishReason, Request
+from .request import FinishReason, TokenLogprob
 from .sampling import sample
 from .sequence import Outcome
 from .sequencer import Sequencer
-from .step import Accepted, Step
+from .step import Accepted, Row, Step
+from .threaded import Counts, Told
 
 logger = logging.getLogger(__name__)
 
-Told = tuple[str, Event]
-"""A request's id and something that happened to it."""
+_UNCHOOSABLE = "no token can be chosen: the model's logits are not finite, or everything is forbidden"
 
 
 class Computes(Protocol):
@@ -36,39 +35,38 @@ class EngineCore:
     Whatever goes wrong, every request that `add` accepted gets exactly one `Finished`, and nothing after it.
     """
 
-    def __init__(
-        self,
-        sequencer: Sequencer,
-        stages: Sequence[Computes],
-        tokenizer: Tokenizer,
-        end_ids: Collection[int],
-        constrain: Callable[[Request], TokenMask | None],
-    ) -> None:
-        """`constrain`: a fresh constraint for a request, None if it asks for none."""
+    def __init__(self, sequencer: Sequencer, stages: Sequence[Computes]) -> None:
+        """`stages`: the chain, the first takes tokens, the last gives logits."""
         self.sequencer = sequencer
         self._stages = stages
-        self._tokenizer = tokenizer
-        self._end_ids = end_ids
-        self._constrain = constrain
-        self._generations: dict[str, Generation] = {}
+        self._answers: dict[str, Answer] = {}
 
     @property
     def has_work(self) -> bool:
         """A call of `step` would do something."""
         return self.sequencer.has_work
 
-    def add(self, request: Request, now: float) -> list[Told]:
-        """Accept a request. Raises `RequestRefused`. Returns its end if its `known` tokens were all it wanted."""
-        generation = Generation(request, self._tokenizer, self._end_ids, self._constrain(request))
+    def add(self, answer: Answer, now: float) -> list[Told]:
+        """Accept the request of a fresh answer. Raises RequestRefused. Returns its end if it is complete already."""
+        request = answer.request
         self.sequencer.add(request, now)
-        self._generations[request.id] = generation
-        if generation.stop is None:
+        self._answers[request.id] = answer
+        if answer.finish is None:
             return []
-        return self._end(self.sequencer.abort(request.id, FinishReason.STOP))
+        return self._end(self.sequencer.abort(request.id, answer.finish))
 
-    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED) -> list[Told]:
+    def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED, error: str = "") -> list[Told]:
         """End a request now; its pages are free at once. Nothing happens if it has ended."""
-        return self._end(self.sequencer.abort(request_id, reason))
+        return self._end(self.sequencer.abort(request_id, reason), error)
+
+    def abort_all(self, reason: FinishReason, error: str) -> list[Told]:
+        """End whatever lives."""
+        return [told for request_id in list(self._answers) for told in self.abort(request_id, reason, error)]
+
+    def counts(self) -> Counts:
+        """What it is doing now."""
+        stats = self.sequencer.stats()
+        return Counts(stats.running, stats.waiting, stats.kv_usage)
 
     def step(self, now: float) -> list[Told]:
         """Compute one step. Returns what happened, in order."""
@@ -92,36 +90,39 @@ class EngineCore:
         return x
 
     def _failed(self, step: Step, error: str) -> list[Told]:
-        told = [
-            event
-            for sequence in step.sequences
-            for event in self._end(self.sequencer.abort(sequence.id, FinishReason.ERROR), error)
-        ]
+        told = [event for each in step.sequences for event in self.abort(each.id, FinishReason.ERROR, error)]
         self.sequencer.fail(step)
         return told
 
     def _choose(self, step: Step, logits: torch.Tensor) -> list[Told]:
-        rows = [self._generations[row.id].row(row.position) for row in step.rows]
-        sampled = sample(logits, rows)
-        failed = set(sampled.failed)
+        sampled = sample(logits, [self._answers[row.id].row() for row in step.rows])
+        failed = frozenset(sampled.failed)
         told: list[Told] = []
         accepted = []
         for index, row in enumerate(step.rows):
-            if index in failed:
+            if index in failed or not self._accept(row, sampled.ids[index], sampled.logprobs[index]):
                 accepted.append(Accepted((), FinishReason.ERROR))
                 continue
-            taken = self._generations[row.id].take(sampled.ids[index], sampled.logprobs[index])
-            told.append((row.id, taken.event))
-            accepted.append(Accepted(taken.event.ids, taken.finish))
+            answer = self._answers[row.id]
+            if (event := answer.take()) is not None:
+                told.append((row.id, event))
+            accepted.append(Accepted((sampled.ids[index],), answer.finish))
         for outcome in self.sequencer.update(step, accepted):
-            told += self._end(
-                outcome, "no token can be chosen: the model's logits are not finite, or all are forbidden"
-            )
+            told += self._end(outcome, _UNCHOOSABLE)
         return told
+
+    def _accept(self, row: Row, token: int, logprob: TokenLogprob | None) -> bool:
+        """Whether the answer takes the token: a grammar that has become too complex may not."""
+        try:
+            self._answers[row.id].accept(token, logprob)
+        except ValueError:
+            logger.warning("request %s: its form can't be followed any further", row.id, exc_info=True)
+            return False
+        return True
 
     def _end(self, outcome: Outcome | None, error: str = "") -> list[Told]:
         if outcome is None:
             return []
-        generation = self._generations.pop(outcome.id)
-        told = error if outcome.reason is FinishReason.ERROR else None
-        return [(outcome.id, generation.finished(outcome, told))]
+        answer = self._answers.pop(outcome.id)
+        failure = error if outcome.reason is FinishReason.ERROR else None
+        return [(outcome.id, answer.end(outcome.reason, cached_tokens=outcome.cached_tokens, error=failure))]
