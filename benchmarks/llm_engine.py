@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""The LLM engine against transformers, one run, same model and prompts, one thread.
+
+For each shape and dtype: `--requests` prompts of 32 to 128 tokens with answers of 16 to 64, greedy, prefill included.
+
+- **engine**: our core (sequencer, one stage, sampling, detokenising) with 16 sequences at a time, and with one.
+- **HF sequential / static batch**: `generate` one by one (a part), and in padded batches of 16 of whose tokens only the
+  asked ones count.
+- **HF generate_batch**: transformers' continuous batching with a small cache; its steady rate is the difference of a
+  long and a short run, so that its set-up does not count against it.
+- **prefix**: time to the first token of a prompt of which 90 % was computed for another, against one that is new.
+
+The last line is one JSON object; `us_per_seq_step` is what scheduling costs for a running sequence and step,
+`kv_waste` the share of held token slots that hold nothing, `bandwidth_share` what one stream at batch 1 reads of the
+machine's own read bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from stage import SHAPES, conditions, generate_alone, generate_static, make, rate, say
+from tokenizers import Tokenizer, models
+
+from idlegrid.actors.llm.answer import Answer
+from idlegrid.actors.llm.core import EngineCore
+from idlegrid.actors.llm.request import Request, Sampling, Tokens
+from idlegrid.actors.llm.sequencer import Sequencer
+from idlegrid.actors.llm.sequencer_config import SequencerConfig
+from idlegrid.actors.llm.stage import Stage
+from idlegrid.actors.llm.step import Accepted
+
+BLOCK = 16
+BLOCKS = 1024
+CONTEXT = 4096
+SHARED, PROMPT = 922, 1024
+"""Tokens of the prefix figure: 90 % of the prompt is shared."""
+
+
+class Bench:
+    """One model, both sides of the comparison."""
+
+    def __init__(self, shape: str, dtype: torch.dtype, folder: Path, requests: int) -> None:
+        self.peer = make(shape, dtype, folder)
+        self.vocab: int = self.peer.config.vocab_size
+        self.layers = range(self.peer.config.num_hidden_layers)
+        self.stage = Stage(folder, self.layers, dtype=dtype, num_blocks=BLOCKS, block_size=BLOCK)
+        self.tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(self.vocab)}, unk_token="w0"))
+        random = torch.Generator().manual_seed(1)
+        lengths = torch.randint(32, 129, (requests,), generator=random).tolist()
+        self.prompts = [torch.randint(1, self.vocab, (length,), generator=random).tolist() for length in lengths]
+        self.answers: list[int] = torch.randint(16, 65, (requests,), generator=random).tolist()
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.peer.parameters())
+        self.served = 0
+        self.scheduling = self.row_steps = 0.0
+
+    def core(self, sequences: int, *, prefix_cache: bool = False) -> EngineCore:
+        config = SequencerConfig(
+            num_blocks=BLOCKS,
+            block_size=BLOCK,
+            max_batched_tokens=512,
+            max_sequences=sequences,
+            max_context=CONTEXT,
+            prefix_cache=prefix_cache,
+        )
+        return EngineCore(Timed(config, self, after=self.stage.step), [self.stage])
+
+    def answer(self, prompt: list[int], length: int) -> Answer:
+        self.served += 1
+        sampling = Sampling(temperature=0, max_tokens=length, ignore_eos=True)
+        request = Request(id=str(self.served), prompt=tuple(prompt), sampling=sampling)
+        return Answer(request, self.tokenizer, eos_ids=frozenset(), context=CONTEXT)
+
+    def ours(self, sequences: int, prompts: list[list[int]], answers: list[int]) -> int:
+        core = self.core(sequences)
+        for prompt, length in zip(prompts, answers, strict=True):
+            core.add(self.answer(prompt, length), 0.0)
+        made = 0
+        while core.has_work:
+            made += sum(len(event.ids) for _, event in core.step(0.0) if isinstance(event, Tokens))
+        assert made == sum(answers), (made, sum(answers))
+        return made
+
+    def first_token(self, core: EngineCore, prompt: list[int]) -> float:
+        core.add(self.answer(prompt, 1), 0.0)
+        began = time.perf_counter()
+        while core.has_work:
+            core.step(0.0)
+        return time.perf_counter() - began
+
+    def prefix_ratio(self) -> float:
+        """Time to the first token without the shared prefix in the cache, over the time with it."""
+        new, hit = [], []
+        for turn in range(3):
+            random = torch.Generator().manual_seed(100 + turn)
+            shared = torch.randint(1, self.vocab, (SHARED,), generator=random).tolist()
+            tails = [torch.randint(1, self.vocab, (PROMPT - SHARED,), generator=random).tolist() for _ in range(2)]
+            core = self.core(4, prefix_cache=True)
+            new.append(self.first_token(core, shared + tails[0]))
+            hit.append(self.first_token(core, shared + tails[1]))
+        return statistics.median(new) / statistics.median(hit)
+
+    def generate_batch(self, tokens: int) -> float:
+        """Seconds of transformers' own continuous batching for 16 prompts."""
+        from transformers import ContinuousBatchingConfig, GenerationConfig
+
+        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        began = time.perf_counter()
+        done = self.peer.generate_batch(
+            inputs=self.prompts[:16],
+            generation_config=config,
+            continuous_batching_config=ContinuousBatchingConfig(num_blocks=512, max_batch_tokens=256),
+        )
+        spent = time.perf_counter() - began
+        assert sum(len(one.generated_tokens) for one in done.values()) == 16 * tokens
+        return spent
+
+
+class Timed(Sequencer):
+    """A sequencer that notes what its planning costs, and goes on counting steps where the stage is."""
+
+    def __init__(self, config: SequencerConfig, bench: Bench, after: int) -> None:
+        super().__init__(config)
+        self._steps = after + 1
+        self._bench = bench
+
+    def schedule(self, now: float) -> Any:
+        began = time.thread_time()
+        step = super().schedule(now)
+        self._bench.scheduling += time.thread_time() - began
+        self._bench.row_steps += len(step.plan.spans)
+        return step
+
+    def update(self, step: Any, accepted: Any) -> Any:
+        began = time.thread_time()
+        outcomes = super().update(step, accepted)
+        self._bench.scheduling += time.thread_time() - began
+        return outcomes
+
+
+def measure(bench: Bench, repeats: int) -> dict[str, float]:
+    alone = max(1, len(bench.prompts) // 8)
+    bench.ours(16, bench.prompts[:2], [4, 4])
+    runs: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        turn = {
+            "ours_16": rate(lambda: bench.ours(16, bench.prompts, bench.answers)),
+            "ours_1": rate(lambda: bench.ours(1, bench.prompts[:alone], bench.answers[:alone])),
+            "hf_sequential": rate(lambda: generate_alone(bench.peer, bench.prompts[:alone], bench.answers[:alone])),
+            "hf_static_batch": rate(lambda: generate_static(bench.peer, bench.prompts, bench.answers)),
+            "hf_generate_batch": 16 * 48 / max(1e-9, bench.generate_batch(56) - bench.generate_batch(8)),
+        }
+        say(", ".join(f"{name} {value:.0f}" for name, value in turn.items()) + " tokens/s")
+        for name, value in turn.items():
+            runs.setdefault(name, []).append(value)
+    figures = {name: statistics.median(values) for name, values in runs.items()}
+    figures["vs_hf_sequential_16"] = figures["ours_16"] / figures["hf_sequential"]
+    figures["vs_hf_static_batch"] = figures["ours_16"] / figures["hf_static_batch"]
+    figures["vs_hf_generate_batch"] = figures["ours_16"] / figures["hf_generate_batch"]
+    figures["single_stream_vs_hf"] = figures["ours_1"] / figures["hf_sequential"]
+    figures["us_per_seq_step"] = bench.scheduling / bench.row_steps * 1e6
+    figures["kv_waste"] = kv_waste()
+    figures["prefix_ttft_ratio"] = bench.prefix_ratio()
+    figures["bandwidth_share"] = figures["ours_1"] * bench.weight_bytes / read_bandwidth()
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def kv_waste() -> float:
+    """Mean share of held token slots that hold nothing, over a run of chat-like lengths; allocation alone, no model.
+
+    Prompts of 32 to 1,024 tokens and answers of 16 to 512: half a block a sequence is wasted, whatever its length.
+    """
+    random = torch.Generator().manual_seed(7)
+    config = SequencerConfig(num_blocks=4096, block_size=BLOCK, max_batched_tokens=2048, max_sequences=64)
+    sequencer = Sequencer(config)
+    for index in range(256):
+        prompt = int(torch.randint(32, 1025, (1,), generator=random))
+        answer = int(torch.randint(16, 513, (1,), generator=random))
+        sampling = Sampling(temperature=0, max_tokens=answer)
+        sequencer.add(Request(id=str(index), prompt=(index + 1,) * prompt, sampling=sampling), 0.0)
+    waste = []
+    while sequencer.has_work:
+        step = sequencer.schedule(0.0)
+        waste.append(sequencer.stats().kv_waste)
+        sequencer.update(step, [Accepted((1,)) for _ in step.rows])
+    return statistics.mean(waste)
+
+
+def read_bandwidth() -> float:
+    """Bytes a second that one thread reads: the sum of a large array."""
+    data = torch.ones(2**27, dtype=torch.float32)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        data.sum()
+        times.append(time.perf_counter() - began)
+    return data.numel() * data.element_size() / min(times)
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    result: dict[str, Any] = {"conditions": conditions(), "requests": arguments.requests}
+    for shape in arguments.shapes:
+        for name in arguments.dtypes:
+            with tempfile.TemporaryDirectory(prefix="idlegrid-bench-") as folder:
+                say(f"{shape} {name}")
+                bench = Bench(shape, getattr(torch, name), Path(folder), arguments.requests)
+                result.setdefault(shape, {})[name] = measure(bench, arguments.repeats)
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["llama-32m"])
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
