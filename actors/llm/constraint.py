@@ -91,8 +91,18 @@ class Constraint:
         self._words = (vocab_size + 31) // 32
 
     def allowed(self) -> NDArray[np.int32]:
-        """The tokens that may come next, as the bitmask of `SamplingRow.allowed`: (ceil(V / 32),)."""
-        return np.frombuffer(self._matcher.compute_bitmask(), np.int32)[: self._words]
+        """The tokens that may come next, as the bitmask of `SamplingRow.allowed`: (ceil(V / 32),).
+
+        Raises ValueError if the form has become too complex to follow.
+        """
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.int32)[: self._words]
+        if self._matcher.is_error():
+            raise ValueError(f"the required form can't be followed further: {self._matcher.get_error()}")
+        return mask
+
+    def nothing(self) -> NDArray[np.int32]:
+        """A mask that allows no token."""
+        return np.zeros(self._words, np.int32)
 
     def advance(self, token: int) -> None:
         """`token` came. Raises ValueError if the grammar doesn't allow it (or became too complex to follow)."""
