@@ -1,0 +1,153 @@
+"""The Dask actor that holds an engine's place on a worker: made by placement, asked to start and to stop, no more.
+
+Everything else goes over the host's own channel: an actor call costs more than a token may, and passes the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from distributed import get_worker
+
+from ...grid.acceptance import standing
+from ...grid.donors import Donor, Load
+from ...grid.verdicts import Reason
+from .channel import Address
+from .engines import EngineSpec, make_engine
+from .host import Host
+from .status import HostState
+
+STOP_PATIENCE = 20.0
+"""Seconds that an engine has to close."""
+_PLUGIN = "idlegrid-donor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a replica came to live."""
+
+    address: Address
+    donor_id: str
+    """Empty on a worker without our plugin."""
+    worker: str
+    """Dask's address of the worker."""
+
+
+class HostThread:
+    """A host on an event loop of its own, in a thread: Dask's loop keeps neither tokens waiting nor waits for them."""
+
+    def __init__(self, host: Host, listen: str) -> None:
+        """Starts at once. Raises OSError when it can't listen."""
+        self._host = host
+        self._loop = asyncio.new_event_loop()
+        started: Future[Address] = Future()
+        self._thread = threading.Thread(target=self._run, args=(listen, started), name="idlegrid-host", daemon=True)
+        self._thread.start()
+        self.address = started.result()
+
+    def _run(self, listen: str, started: Future[Address]) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            started.set_result(self._loop.run_until_complete(self._host.start(listen)))
+        except BaseException as error:  # noqa: BLE001 - told to whoever asked for the thread
+            started.set_exception(error)
+            self._loop.close()
+            return
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def stop(self, patience: float = STOP_PATIENCE) -> None:
+        """Close the host and its engine, and end the thread. From any other thread; idempotent."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(RuntimeError, TimeoutError):  # it ended meanwhile, or it hangs: then so be it
+            asyncio.run_coroutine_threadsafe(self._host.close(), self._loop).result(patience)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(patience)
+
+
+class EngineActor:
+    """One replica's place. Made and called through Dask; when Dask drops it, its host ends."""
+
+    def __init__(self, spec: EngineSpec, epoch: int) -> None:
+        """Loads nothing: that is for `start`, whose answer must not wait for it."""
+        self._spec, self._epoch = spec, epoch
+        self._worker = get_worker()
+        self._thread: HostThread | None = None
+
+    def start(self) -> Placed:
+        """Listen, and begin to load. Returns at once; how the loading goes is told on the channel."""
+        if self._thread is not None:
+            raise RuntimeError("this replica was started already")
+        worker = self._worker
+        host = Host(
+            partial(make_engine, self._spec),
+            epoch=self._epoch,
+            tls=_tls(worker),
+            leaving=partial(_leaving, worker),
+            changed=partial(_tell_donor, worker, self._spec.model),
+        )
+        self._thread = HostThread(host, _host_of(worker.address))
+        self._end = weakref.finalize(self, self._thread.stop)  # also when the process ends in good order
+        plugin = worker.plugins.get(_PLUGIN)
+        return Placed(
+            address=self._thread.address,
+            donor_id="" if plugin is None else plugin.donor.id,
+            worker=worker.contact_address or worker.address,
+        )
+
+    def stop(self) -> None:
+        """Close the engine; its readers go on elsewhere. Idempotent."""
+        if self._thread is not None:
+            self._end()
+
+
+def _host_of(address: str) -> str:
+    """The host that a worker listens on: loopback for one that listens nowhere else."""
+    protocol, _, rest = address.rpartition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    return host if protocol in ("tcp", "tls") and host else "127.0.0.1"
+
+
+def _tls(worker: Any) -> ssl.SSLContext | None:
+    """A channel is as private as Dask's own connections are."""
+    if not worker.address.startswith("tls://"):
+        return None
+    context: ssl.SSLContext = worker.security.get_listen_args("worker")["ssl_context"]
+    return context
+
+
+def _leaving(worker: Any) -> str:
+    """Why the worker's donor takes nothing new: empty if it does, or if nothing is known of it."""
+    plugin = worker.plugins.get(_PLUGIN)
+    if plugin is None:
+        return ""
+    donor: Donor = plugin.donor
+    load = Load(paused=plugin.report.paused, draining=plugin.report.draining)
+    verdict = standing(donor, load, datetime.now(UTC))
+    stays = verdict or verdict.reason in (Reason.CONCURRENCY, Reason.HOURLY_CAP)  # of new work; this one is here
+    return "" if stays else f"{verdict.reason}: {verdict.detail}"
+
+
+def _tell_donor(worker: Any, model: str, state: HostState) -> None:
+    """The model is resident now, or is not any more: placement prefers donors that hold it."""
+    plugin = worker.plugins.get(_PLUGIN)
+    tell: Callable[[str], None] | None = None
+    if plugin is not None and state is HostState.READY:
+        tell = plugin.loaded
+    elif plugin is not None and state is HostState.CLOSING:
+        tell = plugin.unloaded
+    if tell is not None:
+        worker.loop.add_callback(tell, model)

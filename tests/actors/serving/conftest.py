@@ -1,0 +1,6 @@
+"""Fixtures of this folder; `chain_engine.py` beside it has a light engine."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
