@@ -6,8 +6,8 @@ A model of the asked shape with random weights is written to a temporary folder.
 - **steady decode** at 1, 8 and 16 sequences that have `--context` tokens: ours and transformers' own forward pass with
   its cache, static batch, in turns; medians of a step.
 - **mixed load**: `--requests` prompts of 32 to 128 tokens, answers of 16 to 64, prefill included. Ours with 16 slots
-  that are filled again as answers end; `generate` one by one (on a part); `generate` with static batches of 16, padded, of
-  whose tokens only the asked ones count.
+  that are filled again as answers end; `generate` one by one (on a part); `generate` with static batches of 16, padded,
+  of whose tokens only the asked ones count.
 
 Ours has no sampler, tokeniser or HTTP here: the engine's benchmark adds them. The last line is one JSON object.
 """

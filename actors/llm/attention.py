@@ -1,8 +1,8 @@
 """Attention over pages: one step's spans, prefill and decode mixed, behind one function a layer.
 
-`attention_for(pages, …)` gives what suits the device; each is an `Attention`: told the plan once a step, it returns the
-function that every layer calls. Grouped queries are folded, never expanded: into the query's length for decode, into
-strides of 0 for prefill (SDPA with enable_gqa is 12 times slower in bf16 on CPUs).
+An `Attention` is told the plan once a step and returns the function that every layer calls: `CpuAttention` here,
+`PagedAttention` for CUDA in `paged.py`. Grouped queries are folded, never expanded: into the query's length for
+decode, into strides of 0 for prefill (SDPA with enable_gqa is 12 times slower in bf16 on CPUs).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class DenseGroup:
     def _mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         mask = self.masks.get(window)
         if mask is None:
-            hidden = _hidden(self.positions, self.context, window)
+            hidden = hidden_keys(self.positions, self.context, window)
             mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
             self.masks[window] = mask
         return mask
@@ -205,13 +205,13 @@ class Chunk:
         mask = self.masks.get(window)
         if mask is None:
             context = self.start + self.end - self.begin
-            hidden = _hidden(torch.arange(self.start, context, device=like.device), context, window)
+            hidden = hidden_keys(torch.arange(self.start, context, device=like.device), context, window)
             mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
             self.masks[window] = mask
         return mask
 
 
-def _hidden(positions: torch.Tensor, context: int, window: int | None) -> torch.Tensor:
+def hidden_keys(positions: torch.Tensor, context: int, window: int | None) -> torch.Tensor:
     """(N) → (N, context) bool: which of the positions before `context` a query at `positions` must not see."""
     keys = torch.arange(context, device=positions.device)
     hidden = keys > positions[:, None]

@@ -24,15 +24,20 @@ class Rotation:
     sin: torch.Tensor  # (T, 1, D), the first half negated
 
     @classmethod
-    def at(cls, positions: torch.Tensor, shape: Architecture, dtype: torch.dtype) -> Rotation:
-        """`positions` (T) int64; the angles are computed in fp32, as transformers does."""
-        angles = positions[:, None].float() * shape.inverse_frequencies  # (T, D / 2)
+    def at(
+        cls, positions: torch.Tensor, shape: Architecture, frequencies: torch.Tensor, dtype: torch.dtype
+    ) -> Rotation:
+        """`positions` (T) int64; `frequencies`: the shape's, on the positions' device.
+
+        The angles are computed in fp32, as transformers does.
+        """
+        angles = positions[:, None].float() * frequencies  # (T, D / 2)
         cos, sin = (angles.cos() * shape.rotary_scale).to(dtype), (angles.sin() * shape.rotary_scale).to(dtype)
         return cls(torch.cat([cos, cos], -1)[:, None], torch.cat([-sin, sin], -1)[:, None])
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotate the heads (T, heads, D)."""
-        return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
+    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Rotate the heads `x` (T, heads, D) into `out`, which may be `x` itself."""
+        torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin, out=out)
 
 
 class Block:
@@ -75,7 +80,8 @@ class Block:
         shape = self.shape
         rotated = shape.heads + shape.kv_heads
         qkv = self.qkv(self._norm(x, self.input_norm)).view(len(x), rotated + shape.kv_heads, shape.head_dim)
-        qkv[:, :rotated] = rotation(self._normed_heads(qkv[:, :rotated]))
+        turning = qkv[:, :rotated]
+        rotation(self._normed_heads(turning), out=turning)
         mixed = attend(index, qkv)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from .attention import Attention, CpuAttention
-from .block import Block, Rotation
+from .block import Attend, Block, Rotation
 from .families import Architecture, architecture
+from .graphs import DecodeGraphs
 from .kv import Pages
-from .layout import Layout, PlanRefused, check, lay_out
+from .layout import PlanRefused, check, lay_out
 from .linear import linear
 from .mirror import Mirror
+from .paged import PagedAttention
 from .plan import Plan
 from .weights import BadCheckpoint, Checkpoint
 
@@ -35,9 +38,11 @@ class Stage:
         device: str = "cpu",
         num_blocks: int,
         block_size: int = 16,
+        attention: Literal["dense", "paged"] | None = None,
     ) -> None:
         """Load `layers` of the model in `folder`, and only them; the embedding with the first, norm and head with the
-        last. `num_blocks` pages of `block_size` positions each are made for keys and values.
+        last. `num_blocks` pages of `block_size` positions each are made for keys and values. `attention`: None takes
+        what suits the device, dense rows beside the pages on a CPU, the pages themselves (and graphs) on CUDA.
 
         Raises UnsupportedModel, BadCheckpoint, and ValueError for a range that is not the model's.
         """
@@ -48,15 +53,21 @@ class Stage:
         self.step = -1
         """The last step that was computed."""
         checkpoint = Checkpoint.open(folder)
+        self._frequencies = self.shape.inverse_frequencies.to(self.device)
         self._blocks = [self._block(checkpoint, layer) for layer in layers]
         self._load_ends(checkpoint)
         self.bytes_loaded = checkpoint.bytes_loaded
         """Of weights, as stored in the checkpoint."""
         self.files_opened = sorted(checkpoint.files_opened)
         self.pages = Pages(self.shape, layers, num_blocks, block_size, dtype, self.device)
-        self._attention: Attention = CpuAttention(
-            self.pages, self.shape, Mirror(self.pages, budget=2 * num_blocks * block_size)
-        )
+        self._attention: Attention
+        self._graphs: DecodeGraphs | None = None
+        if (attention or ("dense" if self.device.type == "cpu" else "paged")) == "dense":
+            mirror = Mirror(self.pages, budget=2 * num_blocks * block_size)
+            self._attention = CpuAttention(self.pages, self.shape, mirror)
+        else:
+            self._attention = paged = PagedAttention(self.pages, self.shape)
+            self._graphs = DecodeGraphs(self._decode, paged, self.pages)
 
     @property
     def first(self) -> bool:
@@ -81,11 +92,15 @@ class Stage:
         if plan.copies:
             self.pages.copy(plan.copies)
             self._attention.wrote(tuple(copy.target for copy in plan.copies))
-        layout = lay_out(plan, self.pages.block_size, self.device)
-        hidden = self._embed(layout.tokens) if x is None else x.to(self.device)
-        hidden = self._through_blocks(plan, layout, hidden)
+        x = None if x is None else x.to(self.device)
+        if self._graphs is not None and self._graphs.takes(plan, self.last):
+            result = self._graphs.run(plan, x)
+        else:
+            layout = lay_out(plan, self.pages.block_size, self.device)
+            attend = self._attention.begin(plan, layout)
+            result = self._compute(layout.tokens if x is None else x, layout.positions, attend, layout.logit_rows)
         self.step = plan.step
-        return self._logits(hidden) if self.last else hidden
+        return result
 
     def export(self, blocks: Sequence[int], layers: range | None = None) -> dict[int, torch.Tensor]:
         """See Pages.export."""
@@ -97,22 +112,21 @@ class Stage:
         self.pages.load(blocks, data)
         self._attention.wrote(tuple(blocks))
 
-    def _through_blocks(self, plan: Plan, layout: Layout, hidden: torch.Tensor) -> torch.Tensor:
-        attend = self._attention.begin(plan, layout)
-        rotation = Rotation.at(layout.positions, self.shape, self.dtype)
+    def _decode(self, x: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        return self._compute(x, positions, attend, None)
+
+    def _compute(
+        self, x: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Token ids (T) or hidden states (T, H) → hidden states (T, H), or logits of `rows` (None: of all)."""
+        hidden = x if self._embedding is None else functional.embedding(x, self._embedding)
+        rotation = Rotation.at(positions, self.shape, self._frequencies, self.dtype)
         for index, block in enumerate(self._blocks):
             # after the model's last attention only rows that have logits are of use
-            rows = layout.logit_rows if self.last and index + 1 == len(self._blocks) else None
-            hidden = block.forward(index, hidden, rotation, attend, rows)
-        return hidden
-
-    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        assert self._embedding is not None
-        return functional.embedding(tokens, self._embedding)
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        assert self._head is not None
-        assert self._norm is not None
+            final = self.last and index + 1 == len(self._blocks)
+            hidden = block.forward(index, hidden, rotation, attend, rows if final else None)
+        if self._head is None or self._norm is None:
+            return hidden
         return self._head(functional.rms_norm(hidden, self._norm.shape, self._norm, self.shape.norm_eps)).float()
 
     def _check_input(self, plan: Plan, x: torch.Tensor | None) -> None:

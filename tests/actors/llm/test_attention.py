@@ -9,6 +9,7 @@ from idlegrid.actors.llm.attention import CpuAttention
 from idlegrid.actors.llm.kv import Pages
 from idlegrid.actors.llm.layout import lay_out
 from idlegrid.actors.llm.mirror import Mirror
+from idlegrid.actors.llm.paged import PagedAttention
 from idlegrid.actors.llm.plan import Plan, Span
 
 BLOCK, BLOCKS = 8, 300
@@ -62,15 +63,20 @@ class Sequences:
         return torch.stack(out).view(new, -1)
 
 
+def dense(budget):
+    """CpuAttention whose rows hold at most `budget` positions."""
+    return lambda pages, shape: CpuAttention(pages, shape, Mirror(pages, budget))
+
+
 @pytest.mark.parametrize("window", [None, 13])
-@pytest.mark.parametrize("budget", [0, 512, 100_000])
+@pytest.mark.parametrize("make", [dense(0), dense(512), dense(100_000), PagedAttention])
 @pytest.mark.parametrize("seed", range(3))
-def test_mixed_steps_equal_the_definition(seed, budget, window, tiny_shape):
+def test_mixed_steps_equal_the_definition(seed, make, window, tiny_shape):
     draw = random.Random(seed)
     torch.manual_seed(seed)
     shape = tiny_shape(windows=(None, window))
     pages = Pages(shape, range(2), BLOCKS, BLOCK, torch.float64, torch.device("cpu"))
-    attention = CpuAttention(pages, shape, Mirror(pages, budget))
+    attention = make(pages, shape)
     sequences, blocks = Sequences(shape, draw), draw.sample(range(BLOCKS), BLOCKS)
     names = list(range(7))
     for name in names:

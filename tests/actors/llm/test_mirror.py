@@ -130,6 +130,10 @@ def test_rows_equal_pages_whatever_happens(seed, pages):
             free += live.pop(draw.randrange(len(live)))[0]
         elif event < 0.4 and live:
             live[0][1] = draw.randrange(1, live[0][1] + 1)  # a draft was refused, or replay
+        elif event < 0.5 and live:
+            block = draw.choice(live[0][0][:40])  # computed anew, or loaded from elsewhere
+            pages.data[:, block] = torch.randn(2, BLOCK, 2, 2, 8)
+            mirror.wrote((block,))
         elif live:
             batch = draw.sample(live, draw.randint(1, len(live)))
             decode(mirror, [span_at(start, table) for table, start in batch], pages)
