@@ -56,7 +56,7 @@ def _check_lines(running: Line, waiting: Line) -> None:
         for sequence in line:
             _require(sequence.phase in phases, f"{sequence.id!r} is {sequence.phase} in the wrong line")
     for sequence in waiting:
-        bare = not sequence.blocks and sequence.computed == 0 and sequence.flight is None
+        bare = not sequence.blocks and sequence.computed == sequence.registered == 0 and sequence.flight is None
         _require(bare, f"{sequence.id!r} waits, but holds {sequence.blocks}")
 
 

@@ -107,7 +107,7 @@ class Sequence:
         """Empty the table; nothing is computed any more. Returns what it held, for the pool."""
         held, self.blocks = self.blocks, []
         self.computed = self.registered = 0
-        self.draft, self._table = (), None
+        self._table = None
         return held
 
 

@@ -49,8 +49,6 @@ class _Batch:
     logits: int = 0
     copies: list[Copy] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)
-    stalled: bool = False
-    """Somebody who runs found no block: nobody is admitted."""
 
 
 class Sequencer:
@@ -115,8 +113,7 @@ class Sequencer:
         decoding = sum(1 for s in self.running if s.phase is Phase.DECODE and s.flight is None)
         batch = _Batch(self.config.max_batched_tokens, owed=decoding)
         self._continue(batch)
-        if not (batch.stalled or batch.preempted):
-            self._admit(batch)
+        self._admit(batch)
         return self._seal(batch, over)
 
     def update(self, step: Step, accepted: Items[Accepted]) -> tuple[Outcome, ...]:
@@ -279,9 +276,7 @@ class Sequencer:
             room = self.blocks.room(sequence)
             while room < 1 and self._preempt_behind(index, batch):
                 room = self.blocks.room(sequence)
-            if room < 1:
-                batch.stalled = True  # it keeps what it has: those before it go on, or a step in flight frees blocks
-            else:
+            if room > 0:  # else it keeps what it has and waits for those before it, or for a step in flight
                 self._plan(sequence, min(want, room), draft, batch)
 
     def _wanted(self, sequence: Sequence, batch: _Batch) -> int:

@@ -363,6 +363,17 @@ def test_a_fork_without_a_place_waits_and_then_finds_the_full_blocks():
     assert bench.outcomes["b"].cached_tokens == 4
 
 
+@pytest.mark.parametrize(("prompt", "blocks"), [((9, 9, 9), 64), (range(100, 122), 6)])
+def test_a_fork_with_nothing_in_common_or_too_few_blocks_waits(prompt, blocks):
+    bench = Bench(num_blocks=blocks)
+    bench.add("a", 10, tokens=9)
+    bench.step()
+    request = Request(id="b", prompt=tuple(prompt), sampling=Sampling(max_tokens=1))
+    bench.sequencer.fork("a", request, 0.0)
+    assert bench.sequence("b").phase is Phase.WAITING
+    bench.drain()
+
+
 def test_only_the_living_can_be_forked():
     with pytest.raises(KeyError):
         Bench().sequencer.fork("a", Request(id="b", prompt=(1,)), 0.0)
@@ -402,6 +413,19 @@ def test_a_guess_is_cut_to_what_could_be_accepted():
     step = bench.step()
     assert len(step.rows[0].draft) == 2
     assert step.plan.logits == 3
+
+
+def test_a_guess_takes_no_block_that_somebody_may_need():
+    bench = Bench(num_blocks=6, watermark=0)
+    bench.add("a", 6, tokens=9)
+    bench.add("b", range(200, 206), tokens=9)
+    bench.step()
+    for free, guessed in ((2, 1), (2, 0)):
+        assert bench.sequencer.blocks.pool.free == free
+        bench.sequencer.propose("a", (999,) * 5)
+        step = bench.sequencer.schedule(0.0)
+        assert len(step.rows[0].draft) == guessed, "a guess stays within the block at hand"
+        bench.land(step, bench.stage.run(step))
 
 
 def test_guesses_are_for_those_who_decode():
@@ -502,14 +526,27 @@ def test_the_preempted_goes_on_from_what_the_cache_still_holds():
     assert bench.stage.computed < naive
 
 
-def test_admission_waits_while_somebody_is_short_of_blocks():
+def test_what_the_preempted_finds_again_is_no_hit():
     bench = Bench(num_blocks=8, watermark=0)
-    bench.add("a", 14, tokens=18)
-    bench.add("b", range(200, 214), tokens=18)
-    bench.step()
-    bench.add("c", 3, tokens=1)
-    for step in bench.drain():
-        assert not (step.preempted and "c" in sizes(step))
+    bench.add("a", 12, tokens=16)
+    bench.add("b", range(200, 212), tokens=16)
+    bench.drain()
+    assert (bench.outcomes["b"].preemptions, bench.outcomes["b"].cached_tokens) == (1, 0)
+    assert bench.sequencer.stats().prefix_hit_tokens == 0
+    assert bench.sequencer.stats().prefix_queried_tokens == 24
+
+
+def test_a_place_that_preemption_frees_is_taken_by_the_first_who_waits():
+    bench = Bench(num_blocks=8, watermark=0, max_sequences=2, max_batched_tokens=2)
+    bench.add("a", 4, tokens=28, priority=2)
+    bench.add("b", range(200, 204), tokens=28)
+    while bench.sequencer.blocks.pool.free:
+        bench.step()
+    bench.add("c", 3, tokens=1, priority=1)
+    steps = bench.drain()
+    step = next(step for step in steps if step.preempted)
+    assert step.preempted == ("b",)
+    assert sizes(step) == {"a": 1, "c": 1}
 
 
 def test_blocks_that_a_running_prompt_still_needs_are_not_given_to_a_new_one():
