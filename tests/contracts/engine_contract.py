@@ -69,7 +69,7 @@ async def assert_idle(engine: Engine) -> None:
 
 
 class EngineContract:
-    """A subclass gives `make_engine(max_sequences=…, queue_limit=…)`: started on `language_model`, fp32, closed after."""
+    """A subclass gives `make_engine(max_sequences=…, queue_limit=…)`: started on `language_model` in fp32."""
 
     @pytest.fixture
     async def engine(self, make_engine: MakeEngine) -> Engine:
