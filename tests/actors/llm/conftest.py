@@ -152,9 +152,9 @@ def _span(sequence: Live, size: int, most: int) -> Span:
     return Span(sequence.done, tokens, table, logits=int(stop == len(sequence.ids)))
 
 
-def forward(stages: Sequence[Any], spans: Sequence[Span], copies: tuple[Any, ...] = ()) -> Any:
-    """One step through a chain."""
-    plan, x = Plan(stages[0].step + 1, tuple(spans), copies), None
+def forward(stages: Sequence[Any], spans: Sequence[Span], copies: tuple[Any, ...] = (), step: int | None = None) -> Any:
+    """One step through a chain; by default the next one."""
+    plan, x = Plan(stages[0].step + 1 if step is None else step, tuple(spans), copies), None
     for stage in stages:
         x = stage.forward(plan, x)
     return x
@@ -162,7 +162,7 @@ def forward(stages: Sequence[Any], spans: Sequence[Span], copies: tuple[Any, ...
 
 @pytest.fixture(name="forward")
 def _forward() -> Callable[..., Any]:
-    """forward(stages, spans, copies=()): one step through a chain."""
+    """forward(stages, spans, copies=(), step=None): one step through a chain."""
     return forward
 
 
