@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from dialogues import Dialogue, held_out_dialogues
 from tasks import KINDS
+from tokenizer import encode
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "idlegrid-tiny"
@@ -77,6 +78,27 @@ def evaluate(
     """The score of every kind."""
     model.eval()
     return {kind: score(model, tokenizer, kind, count, seed) for kind in KINDS}
+
+
+@torch.inference_mode()
+def probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, count: int = 24, seed: int = 3
+) -> dict[str, float]:
+    """The share of right answers of each kind without generating: greedy decoding writes an answer if and only if
+    each of its tokens is the likeliest one after the right ones before it. Other questions than `evaluate` asks.
+    """
+    shares = {}
+    for kind in KINDS:
+        right = 0
+        dialogues = held_out_dialogues(kind, count, seed)
+        for dialogue in dialogues:
+            ids, written = encode(tokenizer, dialogue)
+            last = len(encode(tokenizer, replace(dialogue, tasks=dialogue.tasks[:-1]))[0])
+            likeliest = model(input_ids=torch.tensor([ids[:-1]])).logits[0].argmax(-1).tolist()
+            answer = [place for place in range(max(last, 1), len(ids)) if written[place]]
+            right += all(likeliest[place - 1] == ids[place] for place in answer)
+        shares[kind] = right / len(dialogues)
+    return shares
 
 
 def main() -> None:
