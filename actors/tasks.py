@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
+from dask.utils import funcname
+from distributed.protocol.pickle import dumps, loads
 from numpy.typing import NDArray
 
 from .resident import embedding_model
@@ -35,18 +36,29 @@ class BadTokens(ValueError):
         return f"input {self.index} {self.what}"
 
 
-def located(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, whose exceptions say on which worker, in which region, they were raised."""
+class Located(Generic[P, R]):
+    """A function for a worker, whose exceptions say on which worker, in which region, they were raised.
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    It travels pickled twice: what a worker can't import (a module of the client's own) then fails that task alone. Dask
+    unpickles a task while it reads from the scheduler, so there the same mistake ends the worker, and the next one.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        self.__name__ = funcname(function)
+        self._pickled = dumps(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            function: Callable[P, R] = loads(self._pickled)
             return function(*args, **kwargs)
         except Exception as error:
             error.add_note(_place())
             raise
 
-    return call
+
+def located(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, to be submitted to a worker; see `Located`."""
+    return Located(function)
 
 
 def _place() -> str:

@@ -54,11 +54,16 @@ class DaskEmbedder:
             await self._client.close()
 
     async def _connect(self) -> Client:
-        gone = self._client
-        self._client = await Client(self._address, asynchronous=True, set_as_default=False, timeout=PATIENCE)
-        if gone is not None:
-            await gone.close()
-        return self._client
+        client = Client(self._address, asynchronous=True, set_as_default=False, timeout=PATIENCE)
+        try:
+            await client
+        except BaseException:
+            await client.close()
+            raise
+        if self._client is not None:
+            await self._client.close()
+        self._client = client
+        return client
 
     async def _grid(self) -> Client:
         """The client, connected anew if Dask gave it up. Raises Unavailable while no scheduler answers."""

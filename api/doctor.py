@@ -5,21 +5,25 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import psutil
 
 from ..grid.config import ConfigError, Settings, load_settings
+from .ports import obstacle
 
 MIN_FREE_GB = 10.0
 """Free disk below which a model may not fit."""
+REACH = 3.0
+"""Seconds that a connection to the scheduler may take."""
 
 
 class Health(StrEnum):
@@ -58,6 +62,7 @@ def examine(config: Path | None = None) -> Iterator[Finding]:
     yield _memory()
     yield _disk()
     yield _model()
+    yield from _scheduler(settings)
     yield from _ports(settings)
 
 
@@ -66,8 +71,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    pinned = {"dask": "2026.7.1", "distributed": "2026.7.1"}
-    for name, wanted in pinned.items():
+    for name, wanted in _pinned():
         found = version(name)
         health = Health.OK if found == wanted else Health.PROBLEM
         advice = "" if found == wanted else f"pip install {name}=={wanted}: schedulers and workers must match"
@@ -79,6 +83,13 @@ def _packages() -> Iterator[Finding]:
             yield Finding(
                 f"extra {extra}", Health.NOTE, f"{package} is not installed", f"pip install 'idlegrid[{extra}]'"
             )
+
+
+def _pinned() -> Iterator[tuple[str, str]]:
+    """What idlegrid's own metadata demands in exactly one version: (name, version)."""
+    for requirement in requires("idlegrid") or ():
+        if exact := re.fullmatch(r"([\w-]+)==([\w.]+)", requirement):
+            yield exact[1], exact[2]
 
 
 def _gpu() -> Finding:
@@ -128,6 +139,21 @@ def _model() -> Finding:
         )
 
 
+def _scheduler(settings: Settings) -> Iterator[Finding]:
+    """Whether the configured scheduler can be reached; nothing without one."""
+    address = settings.scheduler.address
+    if address is None:
+        return
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except OSError as error:
+        advice = "is it running, and does a firewall let you through? `idlegrid status` asks it"
+        yield Finding("scheduler", Health.PROBLEM, f"{address} does not answer: {error.strerror or error}", advice)
+    else:
+        yield Finding("scheduler", Health.OK, f"{address} answers")
+
+
 def _ports(settings: Settings) -> Iterator[Finding]:
     places = {
         "api": (settings.api.host, settings.api.port),
@@ -135,12 +161,9 @@ def _ports(settings: Settings) -> Iterator[Finding]:
         "dashboard": (settings.scheduler.host, settings.scheduler.dashboard_port),
     }
     for name, (host, port) in places.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                advice = f"something listens there already (a grid?); or set another {name} port"
-                yield Finding(f"port {name}", Health.NOTE, f"{host}:{port}: {error.strerror}", advice)
-            else:
-                yield Finding(f"port {name}", Health.OK, f"{host}:{port} is free")
+        error = obstacle(host, port)
+        if error is not None:
+            advice = f"something listens there already (a grid?); or set another {name} port"
+            yield Finding(f"port {name}", Health.NOTE, f"{host}:{port}: {error.strerror or error}", advice)
+        else:
+            yield Finding(f"port {name}", Health.OK, f"{host}:{port} is free" if port else "any free one")

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psutil
@@ -32,19 +33,30 @@ _GUARD = (
 )
 
 
+_NOISE = {
+    "distributed.worker": "Compute Failed",  # the exception goes to whoever waits for the task
+    "distributed.nanny": "Worker process died unexpectedly",  # two threads of a worker that ends race for its last word
+}
+
+
 class ChildManners(WorkerPlugin):  # type: ignore[misc]
     """How a worker process behaves beside the one that started it, which alone acts and talks.
 
     Ctrl-C reaches every process of a terminal, and of a notebook's kernel: without this the workers die with half
-    their work done, while whoever started them wants it finished. A task's exception goes to whoever waits for it, so
-    it need not stand in the terminal too.
+    their work done, while whoever started them wants it finished. What is told elsewhere, or means nothing, is not
+    logged.
     """
 
     name = "idlegrid-child-manners"
 
     def setup(self, worker: Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        logging.getLogger("distributed.worker").addFilter(lambda record: "Compute Failed" not in str(record.msg))
+        for name, words in _NOISE.items():
+            logging.getLogger(name).addFilter(partial(_means_something, words))
+
+
+def _means_something(noise: str, record: logging.LogRecord) -> bool:
+    return noise not in str(record.msg)
 
 
 def local_cluster(

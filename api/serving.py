@@ -40,11 +40,11 @@ def stop_on_signals(say: Say, promise: str) -> asyncio.Event:
     loop = asyncio.get_running_loop()
 
     def first() -> None:
-        say(f"stopping: {promise}; once more to stop now")
-        stop.set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
+        stop.set()
+        say(f"stopping: {promise}; once more to stop now")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, first)
