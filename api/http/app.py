@@ -12,17 +12,23 @@ from ...grid.config.inference import Batch
 from ...grid.config.service import Api
 from .batcher import Batcher
 from .batching import BatchLimits
+from .chat import chat_router
+from .completions import completions_router
 from .edge import LOOPBACK, Edge
 from .embedder import Embedder
 from .embeddings import embeddings_router
 from .errors import handle_errors
 from .health import health_router
+from .llm_door import LlmDoor
+from .llm_face import ChatBackend
+from .metrics import LlmMetrics, metrics_router
 from .models import Models, models_router
 
 
-def create_app(embedder: Embedder, settings: Settings) -> FastAPI:
-    """The application. It computes with `embedder`, which must live on the event loop that serves.
+def create_app(embedder: Embedder, settings: Settings, chat: ChatBackend | None = None) -> FastAPI:
+    """The application. It computes with `embedder` and `chat`, which must live on the event loop that serves.
 
+    Without `chat` there are no doors for language models.
     It has no authentication: serve it on loopback, or behind something that authenticates.
     """
     batcher = Batcher(embedder, batch_limits(settings.api, settings.inference.batch))
@@ -34,14 +40,21 @@ def create_app(embedder: Embedder, settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="idlegrid",
-        summary="Embeddings on a grid of donated GPUs, by OpenAI's API.",
+        summary="Language models and embeddings on a grid of donated GPUs, by OpenAI's API.",
         version="1",  # of the API: the release of the server is nobody's business
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
     )
-    models = Models(embedder)
-    app.include_router(embeddings_router(models, batcher, settings.api))
+    models = [Models(embedder)]
+    app.include_router(embeddings_router(models[0], batcher, settings.api))
+    if chat is not None:
+        models.append(Models(chat))
+        metrics = LlmMetrics()
+        door = LlmDoor(chat, models[1], settings.api, metrics)
+        app.include_router(chat_router(door))
+        app.include_router(completions_router(door))
+        app.include_router(metrics_router(metrics, chat))
     app.include_router(models_router(models))
     app.include_router(health_router(models))
     handle_errors(app)

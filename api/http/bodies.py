@@ -10,6 +10,8 @@ from pydantic_core import PydanticCustomError
 from ...grid.suggest import did_you_mean
 
 UNKNOWN_PARAMETER = "unknown_parameter"
+UNSUPPORTED_PARAMETER = "unsupported_parameter"
+"""A parameter of the API that this service does not have."""
 
 
 class Body(BaseModel):
@@ -20,12 +22,11 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, data: Any) -> Any:
-        unknown = (
-            next((name for name in data if name not in cls.model_fields), None) if isinstance(data, dict) else None
-        )
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = next((name for name in data if name not in known), None) if isinstance(data, dict) else None
         if unknown is None:
             return data
         # the client's own name for it may hold half of a surrogate pair, which nothing can print
         shown = str(unknown)[:100].encode(errors="replace").decode()
-        facts = {"name": shown, "message": f"Unknown parameter: {shown!r}.{did_you_mean(shown, cls.model_fields)}"}
+        facts = {"name": shown, "message": f"Unknown parameter: {shown!r}.{did_you_mean(shown, known)}"}
         raise PydanticCustomError(UNKNOWN_PARAMETER, "{message}", facts)

@@ -69,18 +69,23 @@ def embeddings_router(models: Models, batcher: Batcher, limits: Api) -> APIRoute
     return router
 
 
-def parse_input(value: Any, max_inputs: int) -> Sequence[Input]:
-    """The inputs of a request. Raises ApiError for what the API does not take, never with a word of the text itself."""
+def parse_input(value: Any, max_inputs: int, *, param: str = "input") -> Sequence[Input]:
+    """The inputs of a request, from its field `param`.
+
+    Raises ApiError for what the API does not take, never with a word of the text itself.
+    """
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise _bad_input("must be a string, a list of strings, a list of token ids or a list of lists of token ids")
+        raise _bad_input(
+            "must be a string, a list of strings, a list of token ids or a list of lists of token ids", param
+        )
     if not value:
-        raise _bad_input("is an empty list")
+        raise _bad_input("is an empty list", param)
     if type(value[0]) is int:
         value = [value]
     if len(value) > max_inputs:
-        raise _bad_input(f"has {len(value)} entries, at most {max_inputs} are allowed")
+        raise _bad_input(f"has {len(value)} entries, at most {max_inputs} are allowed", param)
     is_good = _is_text if isinstance(value[0], str) else _is_tokens
     bad = next((index for index, one in enumerate(value) if not is_good(one)), None)
     if bad is not None:
@@ -89,7 +94,7 @@ def parse_input(value: Any, max_inputs: int) -> Sequence[Input]:
             if is_good is _is_text
             else "a list of token ids (integers from 0, at least one)"
         )
-        raise _bad_input(f"entry {bad} is not {what}")
+        raise _bad_input(f"entry {bad} is not {what}", param)
     inputs: list[Input] = value
     return inputs
 
@@ -171,8 +176,8 @@ def _is_tokens(one: Any) -> bool:
     return isinstance(one, list) and set(map(type, one)) == {int} and min(one) >= 0 and max(one) <= MAX_TOKEN_ID
 
 
-def _bad_input(what: str) -> ApiError:
-    return ApiError(400, f"Invalid value for 'input': it {what}.", param="input", code="invalid_value")
+def _bad_input(what: str, param: str = "input") -> ApiError:
+    return ApiError(400, f"Invalid value for {param!r}: it {what}.", param=param, code="invalid_value")
 
 
 def _bad_dimensions(wanted: int, most: int) -> ApiError:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from .batcher import DeadlineExceeded
 from .batching import QueueFull
-from .bodies import UNKNOWN_PARAMETER
+from .bodies import UNKNOWN_PARAMETER, UNSUPPORTED_PARAMETER
 from .embedder import BadInput, Unavailable
 
 INVALID = "invalid_request_error"
@@ -112,8 +112,8 @@ def from_validation(detail: Mapping[str, Any], body: Any) -> ApiError:
     field = place[0] if place else None
     if kind == "json_invalid":
         return ApiError(400, "The body of the request is not valid JSON.", code="invalid_json")
-    if kind == UNKNOWN_PARAMETER:
-        return ApiError(400, detail["msg"], param=detail["ctx"]["name"], code=UNKNOWN_PARAMETER)
+    if kind in (UNKNOWN_PARAMETER, UNSUPPORTED_PARAMETER):
+        return ApiError(400, detail["msg"], param=".".join([*place, detail["ctx"]["name"]]), code=kind)
     if kind == "missing" and field:
         return ApiError(400, f"Missing required parameter: {field!r}.", param=field, code="missing_required_parameter")
     if field is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 
-from .models import Models
+from .models import Models, check_ready
 
 
-def health_router(models: Models) -> APIRouter:
+def health_router(kinds: Sequence[Models]) -> APIRouter:
     """The routes, bound to what answers them."""
     router = APIRouter(tags=["health"])
 
@@ -19,7 +21,7 @@ def health_router(models: Models) -> APIRouter:
     @router.get("/readyz")
     async def readyz() -> dict[str, str]:
         """200 when at least one worker can take work, else 503 with the reason."""
-        await models.check_ready()
+        await check_ready(kinds)
         return {"status": "ready"}
 
     return router

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import APIRouter
 
 from ...grid.suggest import did_you_mean
-from .embedder import Embedder, Readiness, ServedModel
+from .embedder import Readiness, ServedModel
 from .errors import ApiError, unavailable
 
 READY_FOR = 1.0
-"""Seconds for which an answer of `Embedder.ready` is believed, so that not every request asks the scheduler."""
+"""Seconds for which an answer of `ready` is believed, so that not every request asks the scheduler."""
 
 PATIENCE = 5.0
-"""Seconds that `Embedder.ready` may take; longer means no."""
+"""Seconds that `ready` may take; longer means no."""
+
+
+class Serves(Protocol):
+    """What models need of whatever runs them: an `Embedder` or a `ChatBackend`."""
+
+    async def models(self) -> Sequence[ServedModel]:
+        """The models that can be asked for."""
+        ...
+
+    async def ready(self, model_id: str | None = None, /) -> Readiness:
+        """Whether at least one worker can take this model, or, without an id, any model."""
+        ...
 
 
 class Models:
-    """The served models, and whether somebody can run them now."""
+    """The served models of one kind, and whether somebody can run them now."""
 
-    def __init__(self, embedder: Embedder, *, clock: Callable[[], float] = monotonic) -> None:
-        self._embedder, self._clock = embedder, clock
+    def __init__(self, backend: Serves, *, clock: Callable[[], float] = monotonic) -> None:
+        self._backend, self._clock = backend, clock
         self._ready: dict[str | None, tuple[float, Readiness]] = {}
         self._asking = asyncio.Lock()
 
     async def all(self) -> list[ServedModel]:
-        return list(await self._embedder.models())
+        return list(await self._backend.models())
 
     async def served(self, name: str) -> ServedModel:
         """The model with this id or alias. Raises ApiError 404 with the nearest name."""
@@ -57,24 +70,41 @@ class Models:
     async def _ask(self, model_id: str | None) -> Readiness:
         try:
             async with asyncio.timeout(PATIENCE):
-                return await self._embedder.ready(model_id)
+                return await self._backend.ready(model_id)
         except TimeoutError:
             return Readiness(False, f"the grid did not say within {PATIENCE:g} s who is there")
 
 
-def models_router(models: Models) -> APIRouter:
-    """The routes, bound to what answers them."""
+async def check_ready(kinds: Sequence[Models]) -> None:
+    """Raise ApiError 503 when nobody can take a model of any kind."""
+    for models in kinds[:-1]:
+        with suppress(ApiError):
+            await models.check_ready()
+            return
+    await kinds[-1].check_ready()
+
+
+async def served(kinds: Sequence[Models], name: str) -> ServedModel:
+    """The model of any kind with this id or alias. Raises ApiError 404."""
+    for models in kinds[:-1]:
+        with suppress(ApiError):
+            return await models.served(name)
+    return await kinds[-1].served(name)
+
+
+def models_router(kinds: Sequence[Models]) -> APIRouter:
+    """The routes, bound to the models of each kind."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
 
     @router.get("")
     async def list_models() -> dict[str, Any]:
         """The models that can be asked for."""
-        return {"object": "list", "data": [as_document(model) for model in await models.all()]}
+        return {"object": "list", "data": [as_document(model) for models in kinds for model in await models.all()]}
 
     @router.get("/{model_id:path}")
     async def get_model(model_id: str) -> dict[str, Any]:
         """One model, by its id or an alias."""
-        return as_document(await models.served(model_id))
+        return as_document(await served(kinds, model_id))
 
     return router
 

@@ -51,6 +51,14 @@ class Api(Section):
         gt=0,
         le=3600,
     )
+    generation_timeout: float = setting(
+        600.0,
+        "Time from the arrival of a chat or completion request to its last token; beyond it an error ends it.",
+        variable="IDLEGRID_API_GENERATION_TIMEOUT",
+        unit="s",
+        gt=0,
+        le=86400,
+    )
 
 
 class Scheduler(Section):

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
+
+from script_engine import ScriptEngine
+
 from idlegrid.api.http import create_app
 from idlegrid.api.http.embedder import BadInput, EmbedAnswer, Input, Readiness, ServedModel
+from idlegrid.api.http.llm_face import EngineBackend
 from idlegrid.grid.config import Settings
 
 MODEL = ServedModel(id="tests/hash-8", aliases=("hash",), dimension=8, max_tokens=32, vocab_size=1000)
@@ -85,5 +92,19 @@ def settings() -> Settings:
 @pytest.fixture
 async def client(embedder: HashEmbedder, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(create_app(embedder, settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture
+def engine() -> ScriptEngine:
+    return ScriptEngine()
+
+
+@pytest.fixture
+async def llm(engine: ScriptEngine, embedder: HashEmbedder, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service with doors for language models."""
+    app = create_app(embedder, settings, EngineBackend(engine, aliases=("script",)))
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
         yield client
