@@ -21,9 +21,6 @@ from .layout import Layout
 from .mirror import Mirror, Row, Slab
 from .plan import Plan, Span
 
-_CONTEXT_STEP = 32
-"""Contexts of dense rows are rounded up to it: oneDNN compiles a kernel for every new shape."""
-
 
 class Attention(Protocol):
     """How a stage attends."""
@@ -96,15 +93,13 @@ class DenseGroup:
     slab: Slab
     first: int
     """The slab's rows from here on take part; those of nobody compute what nobody reads."""
-    context: int
-    """Positions that take part; all rows' lengths are at most it."""
     tokens: torch.Tensor  # (n) int64: places on the packed axis, in the order of the rows
     rows: torch.Tensor  # (n) int64: their rows in the slab
     positions: torch.Tensor  # (R) int64: the query's position in each taken row, 0 for nobody's
     in_order: bool
     """The step's tokens are exactly these rows, in order."""
     masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
-    """Window → (R, 1, 1, context), added to scores."""
+    """Window → (R, 1, 1, width), added to scores."""
 
     @classmethod
     def of(cls, slab: Slab, members: list[tuple[Row, int]]) -> DenseGroup:
@@ -114,7 +109,7 @@ class DenseGroup:
             slab.compact(used)
         members = sorted(members, key=lambda member: member[0].index)
         first, last = members[0][0].index, members[-1][0].index
-        longest = max(row.length for row, _ in members)
+        slab.fit(max(row.length for row, _ in members))
         positions = [0] * (last - first + 1)
         for row, _ in members:
             positions[row.index - first] = row.length - 1
@@ -122,7 +117,6 @@ class DenseGroup:
         return cls(
             slab=slab,
             first=first,
-            context=min(-(-longest // _CONTEXT_STEP) * _CONTEXT_STEP, slab.capacity),
             tokens=torch.tensor(tokens, dtype=torch.int64),
             rows=torch.tensor([row.index for row, _ in members], dtype=torch.int64),
             positions=torch.tensor(positions, dtype=torch.int64),
@@ -144,15 +138,15 @@ class DenseGroup:
             )
         stop = self.first + len(self.positions)
         grouped = query.view(len(query), kv_heads, heads // kv_heads, shape.head_dim)
-        scores = torch.matmul(grouped, keys[self.first : stop, :, :, : self.context])
+        scores = torch.matmul(grouped, keys[self.first : stop])
         scores += self._mask(window, scores.dtype)
-        mixed = torch.matmul(scores.softmax(-1), values[self.first : stop, :, : self.context]).flatten(1)
+        mixed = torch.matmul(scores.softmax(-1), values[self.first : stop]).flatten(1)
         return mixed if len(self.rows) == len(self.positions) else mixed[self.rows - self.first]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         mask = self.masks.get(window)
         if mask is None:
-            hidden = hidden_keys(self.positions, self.context, window)
+            hidden = hidden_keys(self.positions, self.slab.width, window)
             mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
             self.masks[window] = mask
         return mask

@@ -5,9 +5,12 @@ filled once from its pages and then kept up token by token, beside the pages, wh
 block tables only, as everything in a stage: a row belongs to whoever comes with the table and the position that it
 ended with, and only as long as nobody else has written any of its blocks.
 
-    slab 256:   row 0  [t t t t t t . . ]      keys   (layers, rows, kv_heads, D, capacity)
-                row 1  [t t t . . . . . ]      values (layers, rows, kv_heads, capacity, D)
+    slab 256:   row 0  [t t t t t t . . ]      keys   (layers, rows, kv_heads, D, width)
+                row 1  [t t t . . . . . ]      values (layers, rows, kv_heads, width, D)
     slab 512:   row 0  [t t t t t t t t t t . . . . . . ]
+
+Slabs are exactly as wide as the longest row needs, rounded up, and reallocated now and then: oneDNN copies what is not
+dense before it multiplies, in every step.
 """
 
 from __future__ import annotations
@@ -22,8 +25,12 @@ from .kv import Pages
 from .plan import Span
 
 _SMALLEST = 256
-"""Capacity of the smallest rows; each next slab's are twice as long, so that padding is bounded by one half."""
+"""Longest rows of the first slab; each next slab's are twice as long, so that padding is bounded by one half."""
 _FEWEST_ROWS = 8
+_FEWEST_WIDTHS = 8
+"""A slab's width is a multiple of its capacity divided by this."""
+_LOOSE_STEPS = 64
+"""After so many steps in which a slab was wider than needed it is made narrower."""
 _IDLE_STEPS = 64
 """A row that nobody has asked for during so many steps is given to the next who needs one."""
 
@@ -43,24 +50,44 @@ class Row:
 
 
 class Slab:
-    """Rows of one capacity."""
+    """Rows of at most `capacity` positions."""
 
     def __init__(self, pages: Pages, capacity: int) -> None:
         self.capacity = capacity
         self.owners: list[Row | None] = []
+        self._loose = 0
         layers, _, _, _, kv_heads, head_dim = pages.data.shape
-        self.keys = pages.data.new_zeros((layers, 0, kv_heads, head_dim, capacity))
-        self.values = pages.data.new_zeros((layers, 0, kv_heads, capacity, head_dim))
+        self.keys = pages.data.new_zeros((layers, 0, kv_heads, head_dim, 0))
+        self.values = pages.data.new_zeros((layers, 0, kv_heads, 0, head_dim))
+
+    @property
+    def width(self) -> int:
+        """Positions that each row has room for now."""
+        return self.keys.shape[-1]
+
+    def fit(self, longest: int) -> None:
+        """Make rows as wide as `longest` positions need. Getting narrower is put off, and drops those who need more."""
+        step = self.capacity // _FEWEST_WIDTHS
+        need = -(-longest // step) * step
+        self._loose = self._loose + 1 if need < self.width else 0
+        if need > self.width or self._loose > _LOOSE_STEPS:
+            self._loose = 0
+            self._allocate(len(self.owners), need)
+            self.owners = [row if row is not None and row.length <= need else None for row in self.owners]
 
     def grow(self, rows: int) -> None:
         """Add so many rows."""
-        had = len(self.owners)
-        for name in ("keys", "values"):
-            old: torch.Tensor = getattr(self, name)
-            new = old.new_zeros((old.shape[0], had + rows, *old.shape[2:]))
-            new[:, :had] = old
-            setattr(self, name, new)
+        self._allocate(len(self.owners) + rows, self.width)
         self.owners += [None] * rows
+
+    def _allocate(self, rows: int, width: int) -> None:
+        had, kept = len(self.owners), min(width, self.width)
+        layers, _, kv_heads, head_dim, _ = self.keys.shape
+        keys = self.keys.new_zeros((layers, rows, kv_heads, head_dim, width))
+        values = self.values.new_zeros((layers, rows, kv_heads, width, head_dim))
+        keys[:, :had, ..., :kept] = self.keys[..., :kept]
+        values[:, :had, :, :kept] = self.values[:, :, :, :kept]
+        self.keys, self.values = keys, values
 
     def fill(self, index: int, content: torch.Tensor) -> None:
         """`content` (layers, n, 2, kv_heads, D) becomes the row's first n positions.
@@ -132,6 +159,8 @@ class Mirror:
 
     def _valid(self, row: Row, span: Span) -> bool:
         held = (span.start - 1) // self.pages.block_size + 1
+        if row.slab.owners[row.index] is not row:
+            return False  # dropped
         if row.length < span.start or row.table[:held] != span.blocks[:held]:
             return False
         return row.serial == self._serial or int(self._versions[list(row.table[:held])].max()) <= row.serial
@@ -152,6 +181,8 @@ class Mirror:
             self._forget(previous)
         row = Row(slab, index, span.blocks, span.start, self._serial)
         slab.owners[index] = row
+        if span.stop > slab.width:
+            slab.fit(span.stop)
         held = span.blocks[: -(-span.start // self.pages.block_size)]
         pages = self.pages.data.index_select(1, torch.tensor(held, dtype=torch.int64)).flatten(1, 2)
         slab.fill(index, pages[:, : span.start])

@@ -41,6 +41,7 @@ def decode(mirror, spans, pages):
     for span, block in zip(spans, written, strict=True):
         pages.data[:, block, span.start % BLOCK] = torch.randn(2, 2, 2, 8)
     for row, span in rows.items():
+        row.slab.fit(max(span.stop for other, span in rows.items() if other.slab is row.slab))
         new = pages.data[:, span.blocks[span.start // BLOCK], span.start % BLOCK]
         row.slab.keys[:, row.index, :, :, span.start] = new[:, 0]
         row.slab.values[:, row.index, :, span.start] = new[:, 1]
@@ -142,3 +143,15 @@ def test_rows_equal_pages_whatever_happens(seed, pages):
         for slab in mirror._slabs.values():
             if draw.random() < 0.1 and slab.owners:
                 slab.compact(draw.sample(range(len(slab.owners)), draw.randint(1, len(slab.owners))))
+
+
+def test_a_slab_gets_narrower_once_the_long_are_gone(pages):
+    mirror = Mirror(pages, 4096)
+    long, short = tuple(range(60)), tuple(range(100, 160))
+    (row,) = decode(mirror, [span_at(200, long)], pages)
+    assert row.slab.width == 224
+    for start in range(8, 78):
+        (row,) = decode(mirror, [span_at(start, short)], pages)
+    assert row.slab.width == 96
+    # who was dropped comes back
+    decode(mirror, [span_at(201, long), span_at(78, short)], pages)
