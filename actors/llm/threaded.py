@@ -73,9 +73,9 @@ class ThreadedEngine(Engine):
     happened to the loop, once a step.
     """
 
-    def __init__(self, name: str, queue_limit: int) -> None:
-        """`name` is for messages; so many requests as `queue_limit` may wait."""
-        self._name, self._queue_limit = name, queue_limit
+    def __init__(self, name: str, *, slots: int, queue_limit: int) -> None:
+        """`name` is for messages; `slots` requests are computed at a time at most, `queue_limit` more may wait."""
+        self._name, self._slots, self._queue_limit = name, slots, queue_limit
         self._loaded: Loaded | None = None
         self._closing = ""
         self._started = False
@@ -159,7 +159,8 @@ class ThreadedEngine(Engine):
             raise EngineClosed(self._closing)
         if request.id in self._streams:
             raise RequestRefused(f"a request with id {request.id!r} is alive already; ids must be unique")
-        if (waiting := self.load().waiting) >= self._queue_limit:
+        if len(self._streams) >= self._slots + self._queue_limit:
+            waiting = len(self._streams) - self._slots
             raise QueueFull(f"{waiting} requests wait already, and no more than {self._queue_limit} may")
 
     async def _answer(self, request: Request) -> Answer:

@@ -54,7 +54,7 @@ class TorchEngine(ThreadedEngine):
         """`model`: see `models.resolve`. Nothing is loaded before `start`."""
         self._model = model
         self._options = options or TorchOptions()
-        super().__init__(model, self._options.queue_limit)
+        super().__init__(model, slots=self._options.max_sequences, queue_limit=self._options.queue_limit)
 
     def _load(self) -> Loaded:
         options, folder = self._options, resolve(self._model)
