@@ -232,7 +232,8 @@ async def serve_all(
         asynchronous=True,
     )
     async with _started(cluster), _http(cluster.scheduler_address, settings) as url:
-        say(f"scheduler at {cluster.scheduler_address} with {len(cluster.workers)} workers")
+        count = len(cluster.workers)
+        say(f"scheduler at {cluster.scheduler_address} with {count} worker{'' if count == 1 else 's'}")
         say(f"page      at {page_at(cluster.scheduler)}")
         say(_told(url))
         await stop.wait()
