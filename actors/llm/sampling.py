@@ -184,6 +184,10 @@ def _likeliest(x: Tensor, samplings: Sequence[Sampling], width: int) -> Candidat
     """The `width` likeliest tokens of each row of `x` (n, V), less those that equal the last of them."""
     if x.device.type == "cpu":
         return _likeliest_on_cpu(x.numpy(), samplings, width)
+    return _likeliest_on_device(x, width)
+
+
+def _likeliest_on_device(x: Tensor, width: int) -> Candidates:
     top, ids = x.topk(min(width, x.shape[1]), dim=1)
     border = top[:, -1:] if width < x.shape[1] else torch.full_like(top[:, -1:], -math.inf)
     outside = torch.exp(x).masked_fill_(x > border, 0.0).sum(1, dtype=torch.float64)

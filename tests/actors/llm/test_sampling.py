@@ -64,7 +64,9 @@ def test_the_distribution_is_that_of_the_definitions(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"top_p": 1.0}, {"top_p": 0.9}, {"top_k": 300, "top_p": 0.99}, {"min_p": 1e-3}], ids=str
+    "options",
+    [{"top_p": 1.0}, {"top_p": 0.9}, {"top_k": 300, "top_p": 0.99}, {"min_p": 1e-3}, {"min_p": 0.3, "top_p": 1.0}],
+    ids=str,
 )
 def test_a_distribution_too_flat_for_the_first_candidates_is_drawn_just_as_rightly(options, monkeypatch):
     """Narrow widths: nearly every draw must look beyond the first candidates, and again."""
@@ -81,6 +83,21 @@ def test_a_distribution_too_flat_for_the_first_candidates_is_drawn_just_as_right
         probability = sum(expected[i] for i in group)
         deviation = math.sqrt(draws * probability * (1 - probability))
         assert abs(sum(drawn[i] for i in group) - draws * probability) < 5 * deviation
+
+
+def test_looking_further_takes_fresh_noise(monkeypatch):
+    """The noise that decided for "something else" must not decide again: what comes next would be drawn too rarely."""
+    row = logits(1, 200, scale=1.5, seed=5)[0]
+    s = Sampling(temperature=1.0, top_p=1.0)
+    monkeypatch.setattr(module, "WIDTHS", (5, 25))
+    draws = 8000
+    drawn = Counter(sample(row.expand(draws, -1), [SamplingRow(s, position) for position in range(draws)]).ids)
+    probabilities = row.softmax(-1)
+    for group in row.argsort(descending=True).tensor_split([4, 24]):
+        probability = float(probabilities[group].sum())
+        assert 0.1 < probability < 0.7
+        deviation = math.sqrt(draws * probability * (1 - probability))
+        assert abs(sum(drawn[i] for i in group.tolist()) - draws * probability) < 4 * deviation
 
 
 def mixed_rows(count: int) -> list[SamplingRow]:
@@ -194,6 +211,21 @@ def test_the_logits_stay_as_they_were():
     before = x.clone()
     sample(x, mixed_rows(12))
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("width", [16, 64, 500])
+def test_a_gpu_s_candidates_are_the_cpu_s(width):
+    """The branch for other devices, run here: nothing in it needs a GPU."""
+    x = logits(6, 500).round(decimals=1)  # with equals at the border
+    x -= x.max(1, keepdim=True).values
+    free = [Sampling(top_k=0, min_p=0.0)] * 6
+    cpu, device = module._likeliest(x, free, width), module._likeliest_on_device(x, width)
+    assert np.array_equal(cpu.logits, device.logits)
+    assert np.array_equal(cpu.border, device.border)
+    assert device.outside == pytest.approx(cpu.outside, rel=1e-5, abs=1e-9)
+    some = cpu.logits > -np.inf
+    for i in range(6):
+        assert set(cpu.ids[i][some[i]]) == set(device.ids[i][some[i]])
 
 
 def test_a_wrong_number_of_rows_is_refused():
