@@ -42,7 +42,8 @@ class Stage:
     ) -> None:
         """Load `layers` of the model in `folder`, and only them; the embedding with the first, norm and head with the
         last. `num_blocks` pages of `block_size` positions each are made for keys and values. `attention`: None takes
-        what suits the device, dense rows beside the pages on a CPU, the pages themselves (and graphs) on CUDA.
+        what suits the device: on CUDA the pages themselves and graphs; on a CPU dense rows beside the pages, which may
+        take up to twice as much memory again.
 
         Raises UnsupportedModel, BadCheckpoint, and ValueError for a range that is not the model's.
         """

@@ -26,11 +26,15 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True, "rope_parameters": LLAMA3_ROPE},
     "llama-biased": {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True},
+    "llama-yarn": {"rope_parameters": YARN_ROPE},
+    "llama-linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"tie_word_embeddings": False, "head_dim": 32, "num_key_value_heads": 4, "num_attention_heads": 4},
+    "qwen2-windowed": {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
     "mistral": {"tie_word_embeddings": False, "sliding_window": 20},
 }
 VOCAB, LAYERS = 128, 3

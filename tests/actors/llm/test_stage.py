@@ -51,7 +51,7 @@ def test_greedy_tokens_of_a_short_chain(family, make_model, drive):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "llama-yarn", "llama-linear", "qwen2-windowed"])
 def test_logits_are_those_of_the_whole_model(family, make_model, forward):
     model, stages = make_model(family), chain(make_model(family), (range(2), range(2, 3)))
     first, second = prompts(random.Random(1), 50, 30)
