@@ -5,8 +5,9 @@ The donors carry facts, half of them keep working hours that are open, and their
 for tasks of no length: twice the threads, so that the next task is there when one ends (stock Dask keeps 1.1 times
 the threads busy by itself).
 
-One JSON object on the last line: `overhead_ratio`, the median over the repetitions of our wall time by stock's;
-`stock_us` and `grid_us`, median wall time per task in µs; `rank_us`, `rank_p99_us`, `load_us` from `rank.py`; and the
+One JSON object on the last line: `overhead_ratio`, the median over the repetitions of our wall time by stock's, and
+`cpu_ratio`, the same of the CPU time of the scheduler's process, which busy neighbours disturb less; `stock_us` and
+`grid_us` (`…_cpu_us`), medians per task in µs; `rank_us`, `rank_p99_us`, `load_us` from `rank.py`; and the
 conditions.
 """
 
@@ -71,13 +72,13 @@ async def cluster(cls: type, workers: int, threads: int) -> SpecCluster:
     )
 
 
-async def once(client: Client, tasks: int, annotations: dict[str, Any]) -> float:
-    """Wall time from submitting the tasks to having all their results, in s."""
-    begun = time.perf_counter()
+async def once(client: Client, tasks: int, annotations: dict[str, Any]) -> tuple[float, float]:
+    """Wall time and this process's CPU time from submitting the tasks to having all their results, in s."""
+    begun, cpu_before = time.perf_counter(), time.process_time()
     with dask.annotate(**annotations):
         futures = client.map(noop, range(tasks), pure=False)
     await client.gather(futures)
-    spent = time.perf_counter() - begun
+    spent = time.perf_counter() - begun, time.process_time() - cpu_before
     del futures
     await asyncio.sleep(0.3)  # let the release of this turn's tasks pass before the next is timed
     return spent
@@ -89,22 +90,26 @@ async def compare(tasks: int, turns: int, workers: int, threads: int) -> dict[st
         "stock": (Scheduler, {}),
         "grid": (GridScheduler, {"grid": ASK.to_annotation()}),
     }
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     clusters = {name: await cluster(cls, workers, threads) for name, (cls, _) in sides.items()}
     clients = {name: await Client(clusters[name], asynchronous=True) for name in sides}
-    for name, (_, annotations) in sides.items():
-        await once(clients[name], tasks // 10, annotations)
+    for name, (_, said) in sides.items():
+        await once(clients[name], tasks // 10, said)
     for turn in range(turns):
         for name in sorted(sides, reverse=bool(turn % 2)):
             times[name].append(await once(clients[name], tasks, sides[name][1]))
     for name in sides:
         await clients[name].close()
         await clusters[name].close()
-    ratios = [ours / theirs for ours, theirs in zip(times["grid"], times["stock"], strict=True)]
+    wall, cpu = ({name: [turn[which] for turn in times[name]] for name in sides} for which in (0, 1))
+    ratios = [ours / theirs for ours, theirs in zip(wall["grid"], wall["stock"], strict=True)]
+    cpu_ratios = [ours / theirs for ours, theirs in zip(cpu["grid"], cpu["stock"], strict=True)]
     return {
         "overhead_ratio": round(statistics.median(ratios), 3),
         "overhead_ratios": [round(ratio, 3) for ratio in ratios],
-        **{f"{name}_us": round(statistics.median(spent) / tasks * 1e6, 1) for name, spent in times.items()},
+        "cpu_ratio": round(statistics.median(cpu_ratios), 3),
+        **{f"{name}_us": round(statistics.median(spent) / tasks * 1e6, 1) for name, spent in wall.items()},
+        **{f"{name}_cpu_us": round(statistics.median(spent) / tasks * 1e6, 1) for name, spent in cpu.items()},
     }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -138,7 +138,7 @@ class Lanes:
         heapq.heappush(self._waiters[place.key].lane.places, place)
         return True
 
-    def of_types(self, types: Iterator[str] | frozenset[str]) -> Iterator[Lane]:
+    def of_types(self, types: Iterable[str]) -> Iterator[Lane]:
         """The lanes of these job types in which somebody waits."""
         for type_ in types:
             yield from self._by_type.get(type_, ())

@@ -111,7 +111,8 @@ class Offers:
         room = sum(map(_free_slots, seats)) + (_UNTESTED if untested else 0)
         if not room:
             return []
-        types = frozenset[str]().union(*(seat.donor.supported_types for seat in seats))
+        one = len(seats) == 1
+        types = seats[0].donor.supported_types if one else {t for seat in seats for t in seat.donor.supported_types}
         lanes = {*self.lanes.of_types(types), *untested} - blocked
         heads = [(first, lane) for lane in lanes if (first := self.lanes.first(lane)) is not None]
         heapq.heapify(heads)

@@ -190,7 +190,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         if lane is not None:
             self.roster.started(seat, now)
             self.running_by_type[lane.ask.type] += 1
-        self.roster.refresh(seat, now)
+        self.roster.recount(seat, now)
 
     def _release(self, ts: TaskState) -> Assignment | None:
         held = self.assigned.pop(ts, None)
@@ -199,7 +199,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         if held.lane is not None:
             self.running_by_type[held.lane.ask.type] -= 1
         if self.roster.of(held.seat.ws) is held.seat:
-            self.roster.refresh(held.seat, self.now)
+            self.roster.recount(held.seat, self.now)
             if self.roster.changed:
                 self.offers.wake()
         return held

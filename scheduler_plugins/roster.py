@@ -22,7 +22,7 @@ WorkerState: TypeAlias = Any
 
 _HOUR = 3600.0
 _STARTS = 1000
-"""Starts remembered for a donor without an hourly cap, so that one set later counts what was before."""
+"""Starts remembered, and told, at most for a donor without an hourly cap: one set later counts what was before."""
 _LEAVING = (Status.closing, Status.closing_gracefully)
 
 
@@ -137,7 +137,7 @@ class Roster:
     def _post(self, seat: Seat, now: datetime) -> None:
         """Put a donor with new facts into the index."""
         id_ = seat.donor.id
-        seat.load = self._count(seat, now)
+        seat.load = self._load(seat, now)
         self.donors.put(seat.donor, seat.load)
         (self.thin.add if seat.donor.limits.acceptance_rate < 1 else self.thin.discard)(id_)
         self.changed.add(id_)
@@ -172,9 +172,26 @@ class Roster:
             seat.donor = donor
             self.donors.put(donor, seat.load)
 
+    def recount(self, seat: Seat, now: datetime) -> None:
+        """Count a donor's jobs anew; to be called whenever one came or went. Its report is taken as it was."""
+        old = seat.load
+        started, frees_at = self._starts_that_count(seat, now)
+        seat.load = new = Load(
+            running=seat.running,
+            started_last_hour=started,
+            hourly_slot_frees_at=frees_at,
+            gpu_memory_used_gb=old.gpu_memory_used_gb,
+            loaded=old.loaded,
+            paused=old.paused,
+            draining=old.draining,
+        )
+        self.donors.load(seat.donor.id, new)
+        if new.running < old.running:
+            self.changed.add(seat.donor.id)
+
     def refresh(self, seat: Seat, now: datetime) -> None:
-        """Count a donor's load anew; to be called whenever Dask's tables may have changed for its worker."""
-        old, new = seat.load, self._count(seat, now)
+        """Find a donor's whole load anew: what it reports, Dask's state of its worker, and its jobs."""
+        old, new = seat.load, self._load(seat, now)
         if new == old:
             return
         seat.load = new
@@ -182,9 +199,9 @@ class Roster:
         if _eased(old, new):
             self.changed.add(seat.donor.id)
 
-    def _count(self, seat: Seat, now: datetime) -> Load:
+    def _load(self, seat: Seat, now: datetime) -> Load:
         report, status = seat.report, seat.ws.status
-        started, frees_at = self._starts_that_count(seat, now.timestamp() - _HOUR)
+        started, frees_at = self._starts_that_count(seat, now)
         return Load(
             running=seat.running,
             started_last_hour=started,
@@ -196,17 +213,20 @@ class Roster:
         )
 
     @staticmethod
-    def _starts_that_count(seat: Seat, hour_ago: float) -> tuple[int, float | None]:
+    def _starts_that_count(seat: Seat, now: datetime) -> tuple[int, float | None]:
         """Starts within the hour, and when one more is allowed.
 
         Never more than the cap: if it was lowered below what had started, the slot frees when enough of them have
         left the hour.
         """
         starts, cap = seat.starts, seat.donor.limits.max_jobs_per_hour
+        hour_ago = now.timestamp() - _HOUR
         while starts and starts[0] <= hour_ago:
             starts.popleft()
         count = len(starts) + seat.inbound
-        surplus = count - cap if 0 < cap < count else 0
+        if not cap:
+            return count, None
+        surplus = max(0, count - cap)
         return count - surplus, starts[surplus] + _HOUR if surplus < len(starts) else None
 
 
