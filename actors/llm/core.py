@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from .answer import Answer
+from .answer import NO_CHOICE, Answer
 from .plan import Plan
 from .request import FinishReason, TokenLogprob
 from .sampling import sample
@@ -18,8 +18,6 @@ from .step import Accepted, Row, Step
 from .threaded import Counts, Told
 
 logger = logging.getLogger(__name__)
-
-_UNCHOOSABLE = "no token can be chosen: the model's logits are not finite, or everything is forbidden"
 
 
 class Computes(Protocol):
@@ -108,7 +106,7 @@ class EngineCore:
                 told.append((row.id, event))
             accepted.append(Accepted((sampled.ids[index],), answer.finish))
         for outcome in self.sequencer.update(step, accepted):
-            told += self._end(outcome, _UNCHOOSABLE)
+            told += self._end(outcome, NO_CHOICE)
         return told
 
     def _accept(self, row: Row, token: int, logprob: TokenLogprob | None) -> bool:

@@ -190,9 +190,9 @@ class ThreadedEngine(Engine):
                 told = self._obey(core)
                 told += core.step(time.monotonic())
                 self._hand_over(told, core.counts())
-        except Exception:
-            logger.exception("the engine of %s broke", self._name)
-            error = self._closing = "the engine broke; its log says why"
+        except Exception as broken:
+            logger.exception("the engine of %s has broken", self._name)
+            error = self._closing = f"the engine has broken: {type(broken).__name__}; its log says more"
         self._hand_over(self._obey(core) + core.abort_all(FinishReason.ERROR, error), Counts())
 
     def _wait_for_work(self, core: Core) -> bool:

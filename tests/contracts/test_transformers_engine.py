@@ -44,7 +44,7 @@ class TestTransformersEngine(EngineContract):
         )
         assert (doomed.end.reason, doomed.end.error) == (
             FinishReason.ERROR,
-            "the model failed: RuntimeError: no memory",
+            "the model failed: RuntimeError",
         )
         assert fine.ids == language_model.greedy(prompts[1], 20)
         await assert_idle(engine)
