@@ -48,33 +48,32 @@ class HostThread:
 
     def __init__(self, host: Host, listen: str) -> None:
         """Starts at once. Raises OSError when it can't listen."""
-        self._host = host
-        self._loop = asyncio.new_event_loop()
+        self._host, self._stop = host, asyncio.Event()
         started: Future[Address] = Future()
-        self._thread = threading.Thread(target=self._run, args=(listen, started), name="idlegrid-host", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._live(listen, started)), name="idlegrid-host", daemon=True
+        )
         self._thread.start()
         self.address = started.result()
 
-    def _run(self, listen: str, started: Future[Address]) -> None:
-        asyncio.set_event_loop(self._loop)
+    async def _live(self, listen: str, started: Future[Address]) -> None:
+        self._loop = asyncio.get_running_loop()
         try:
-            started.set_result(self._loop.run_until_complete(self._host.start(listen)))
-        except BaseException as error:  # noqa: BLE001 - told to whoever asked for the thread
+            address = await self._host.start(listen)
+        except OSError as error:
             started.set_exception(error)
-            self._loop.close()
             return
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
+        started.set_result(address)
+        await self._stop.wait()
+        await self._host.close()
 
-    def stop(self, patience: float = STOP_PATIENCE) -> None:
-        """Close the host and its engine, and end the thread. From any other thread; idempotent."""
-        if self._loop.is_closed():
-            return
-        with contextlib.suppress(RuntimeError, TimeoutError):  # it ended meanwhile, or it hangs: then so be it
-            asyncio.run_coroutine_threadsafe(self._host.close(), self._loop).result(patience)
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._loop.stop)
+    def stop_soon(self) -> None:
+        """Close the host and its engine, and end the thread. Waits for nothing: Dask's own loop calls this too."""
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def join(self, patience: float = STOP_PATIENCE) -> None:
+        """Wait until it has ended, but not for longer than `patience` seconds."""
         self._thread.join(patience)
 
 
@@ -100,7 +99,7 @@ class EngineActor:
             changed=partial(_tell_donor, worker, self._spec.model),
         )
         self._thread = HostThread(host, _host_of(worker.address))
-        self._end = weakref.finalize(self, self._thread.stop)  # also when the process ends in good order
+        weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
         plugin = worker.plugins.get(_PLUGIN)
         return Placed(
             address=self._thread.address,
@@ -111,7 +110,8 @@ class EngineActor:
     def stop(self) -> None:
         """Close the engine; its readers go on elsewhere. Idempotent."""
         if self._thread is not None:
-            self._end()
+            self._thread.stop_soon()
+            self._thread.join()
 
 
 def _host_of(address: str) -> str:

@@ -64,16 +64,18 @@ class Channel:
         tls: ssl.SSLContext | None = None,
         heartbeat: float = 0.5,
         deadline: float = 10.0,
+        patience: float = 10.0,
         told: Callable[[], None] = lambda: None,
     ) -> Channel:
         """Connect and show the token. `told` is called whenever `status` may have changed and when the channel is lost.
 
         `heartbeat`: seconds between two pings. `deadline`: so long a host may be silent until it counts as dead.
+        `patience`: seconds that it has to answer now.
         Raises ChannelLost when no such host answers in time.
         """
         connection: Connection | None = None
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(patience):
                 connection = Connection(*await asyncio.open_connection(address.host, address.port, ssl=tls))
                 connection.send({"op": "hello", "version": VERSION, "token": address.token})
                 welcome = await connection.receive()
@@ -82,27 +84,34 @@ class Channel:
         except (OSError, TimeoutError) as error:
             if connection is not None:
                 connection.close()
-            why = str(error) or f"no answer within {deadline:g} s"
+            why = str(error) or f"no answer within {patience:g} s"
             raise ChannelLost(f"no host at {address.host}:{address.port}: {why}") from error
         return cls(connection, heartbeat, deadline, told)
 
-    async def stream(self, request: Request, *, window: int = WINDOW) -> AsyncGenerator[tuple[int, Event], None]:
+    async def stream(
+        self, request: Request, *, window: int = WINDOW, within: float | None = None
+    ) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of a request, each with its place: how many tokens of the answer (known ones included) precede it.
 
         Closing it early aborts the request at the host. Ends after the Finished. Raises what the engine refuses with,
-        StreamLost when the host gives this request up, ChannelLost when the host is gone.
+        StreamLost when the host gives this request up, ChannelLost when the host is gone, and TimeoutError when no end
+        came in `within` seconds.
         """
         self._check()
         number = next(self._numbers)
         inbox = self._streams[number] = asyncio.Queue()  # bounded by the window: the host sends no more than it may
         self.in_flight += 1
         ended, taken = False, 0
+        timer = None
+        if within is not None:
+            late = TimeoutError(f"the host did not end the request within {within:g} s")
+            timer = asyncio.get_running_loop().call_later(within, inbox.put_nowait, late)
         try:
             self._send({"op": "open", "stream": number, "request": request_to_wire(request), "credit": window})
             while not ended:
                 frame = await inbox.get()
                 if isinstance(frame, Exception):
-                    ended = True
+                    ended = not isinstance(frame, TimeoutError)
                     raise frame
                 at = int(frame["at"])
                 for wire in frame["events"]:
@@ -115,6 +124,8 @@ class Channel:
                     self._send({"op": "credit", "stream": number, "n": taken})
                     taken = 0
         finally:
+            if timer is not None:
+                timer.cancel()
             self.in_flight -= 1
             del self._streams[number]
             if not ended:

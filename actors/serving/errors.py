@@ -14,11 +14,16 @@ class StreamLost(ConnectionError):
     """The replica gave up this one request without an end of its own; the message says why. Go on elsewhere."""
 
 
+class StreamMoved(StreamLost):
+    """The replica is being closed in good order, and asks to go on elsewhere: nothing is wrong with the request."""
+
+
 KINDS: dict[str, type[Exception]] = {
     "refused": RequestRefused,
     "full": QueueFull,
     "closed": EngineClosed,
     "lost": StreamLost,
+    "moved": StreamMoved,
 }
 """Words on the wire → what they raise at the client."""
 

@@ -94,6 +94,7 @@ class Host:
             running=load.running,
             waiting=load.waiting,
             kv_usage=load.kv_usage,
+            queue_limit=load.queue_limit,
             stalled=time.monotonic() - self.last_event,
             leaving=self._leaving(),
             facts=_plain(self.engine),

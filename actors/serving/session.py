@@ -67,7 +67,7 @@ class Session:
     async def give_up(self, why: str) -> None:
         """End every stream without an end of its own, so that its reader goes on elsewhere."""
         for number in list(self._streams):
-            self._connection.send({"op": "refused", "stream": number, "kind": "lost", "why": why})
+            self._connection.send({"op": "refused", "stream": number, "kind": "moved", "why": why})
         await self._stop_all()
 
     async def _stop_all(self) -> None:

@@ -33,6 +33,8 @@ class HostStatus:
     """Requests that wait for a place in it."""
     kv_usage: float = 0.0
     """Share of the engine's pages that is taken, 0-1."""
+    queue_limit: int = 0
+    """So many may wait."""
     stalled: float = 0.0
     """Seconds since the engine last told anything while it had work."""
     leaving: str = ""

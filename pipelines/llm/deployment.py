@@ -1,0 +1,105 @@
+"""What is wanted: a model, served by so many replicas of an engine; and what one replica is, for the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ...actors.serving.engines import EngineSpec
+from ...grid import catalogue
+from ...grid.jobs import Ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """The desired state of one model. Raises ValueError on what can't be wanted."""
+
+    model: str
+    """The name under which it is served: a name of the catalogue, a Hugging Face id, a local folder."""
+    source: str | None = None
+    """Where the workers find the weights, if not under the model's name."""
+    engine: str = "torch"
+    """See `EngineSpec.engine`."""
+    replicas: int = 1
+    """Engines of this model, each on a donor of its own."""
+    dtype: str = "auto"
+    device: str = "cpu"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """See `EngineSpec.options`."""
+    type: str = "llm"
+    """Job type that the donors must take."""
+    region: str | None = None
+    """Where the replicas should stand. None: no preference."""
+    allow_cross_region: bool = True
+    gpu_memory_gb: float | None = None
+    """GPU memory that a replica needs, in GB. None: what the catalogue says on a GPU, else 0."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 0:
+            raise ValueError(f"replicas must be 0 or more, not {self.replicas}")
+        self.spec()
+        self.ask()
+
+    def spec(self) -> EngineSpec:
+        """What each replica loads."""
+        return EngineSpec(
+            model=self.source or self.model,
+            engine=self.engine,
+            dtype=self.dtype,
+            device=self.device,
+            options=self.options,
+        )
+
+    def ask(self, excluded: frozenset[str] = frozenset()) -> Ask:
+        """What placement must know of one replica."""
+        listed = catalogue.find(self.model)
+        needed = listed.gpu_memory_gb if listed is not None and self.device != "cpu" else 0.0
+        return Ask(
+            type=self.type,
+            model=self.source or self.model,
+            region=self.region,
+            allow_cross_region=self.allow_cross_region,
+            gpu_memory_gb=needed if self.gpu_memory_gb is None else self.gpu_memory_gb,
+            excluded=excluded,
+            deaths_allowed=0,
+        )
+
+
+class Phase(StrEnum):
+    """Where a replica is in its life. There is no way back: a lost one is replaced by another."""
+
+    PLACING = "placing"
+    """Waits for a donor that may take it."""
+    LOADING = "loading"
+    READY = "ready"
+    ENDED = "ended"
+    """Lost, or it could not be loaded; still to be cleaned up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One replica, as the rules see it."""
+
+    epoch: int
+    """Its number; a later one is higher. What an earlier one says after it was replaced counts for nothing."""
+    phase: Phase
+    since: float
+    """When it came into this phase: seconds of a monotonic clock."""
+    donor_id: str = ""
+    """Where it is. Empty while it is placed."""
+    excluded: frozenset[str] = frozenset()
+    """Donors that its placement avoids."""
+    leaving: str = ""
+    """Why its donor takes nothing new. Empty: it does."""
+    leaving_since: float | None = None
+    """When the donor first said so."""
+    in_flight: int = 0
+    """Requests that this service has on it."""
+    stalled: float = 0.0
+    """Seconds since the engine last told anything while it had work."""
+    ready_at: float | None = None
+    """When it became ready. None: it never did."""
+    why: str = ""
+    """Of a replica that ended: what happened. Of one that is placed: what it waits for."""

@@ -1,0 +1,259 @@
+"""Chat with the grid: deployments, their supervisors and routers behind one object. What doors and notebooks use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from distributed import Client
+from distributed.security import Security
+
+from ...actors.llm.engine_face import EngineFacts, EngineLoad
+from ...actors.llm.request import Event, Request, RequestRefused
+from ...actors.serving.channel import Channel
+from ...actors.serving.errors import ChannelLost
+from ...grid import catalogue
+from ...grid.suggest import did_you_mean
+from .deployment import Deployment, Phase
+from .link import GridLink
+from .reconcile import Patience
+from .replica import LiveReplica
+from .router import NoReplica, Router
+from .supervisor import Supervisor
+from .tokens import local_codec
+
+if TYPE_CHECKING:
+    from ...actors.llm.codec import Codec
+
+
+class UnknownModel(RequestRefused):
+    """Nobody deployed this model here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model that is deployed."""
+
+    id: str
+    aliases: tuple[str, ...]
+    replicas: int
+    """That are wanted."""
+    ready: int
+    """That serve now."""
+    facts: EngineFacts | None
+    """None until a replica has been ready once."""
+    why: str
+    """Why fewer serve than are wanted; empty when all do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a request can be taken now, and if not, why not."""
+
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Model:
+    supervisor: Supervisor
+    router: Router
+    codec: asyncio.Task[Codec | None] | None = None
+    """Its tokenizer, if it is to be had in this process; looked for once."""
+    facts: EngineFacts | None = None
+
+
+class LlmService:
+    """Serves deployments from the grid's workers. Enter it before use; belongs to the event loop that enters it.
+
+    A stream outlives the replica that began it: no token is lost or given twice. Several services may run on one grid;
+    each keeps replicas of its own.
+    """
+
+    def __init__(
+        self,
+        grid: str | Client,
+        deployments: Iterable[Deployment] = (),
+        *,
+        patience: Patience | None = None,
+        wait: float = 60.0,
+        security: Security | None = None,
+    ) -> None:
+        """`grid`: the scheduler's address, or an asynchronous Dask client of this loop. `wait`: seconds that a request
+        waits for a replica, at its beginning and when it lost one.
+        """
+        self._link = GridLink(grid, security=security)
+        self._deployments = tuple(deployments)
+        self._patience, self._wait = patience, wait
+        self._models: dict[str, _Model] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connects, and begins to place replicas; does not wait for them. Raises NoScheduler."""
+        await self._link.client()
+        for deployment in self._deployments:
+            self.deploy(deployment)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all replicas and disconnect. Idempotent."""
+        models, self._models = self._models, {}
+        await asyncio.gather(*(model.supervisor.close() for model in models.values()))
+        await self._link.close()
+
+    def deploy(self, deployment: Deployment) -> None:
+        """Begin to serve one more model. Raises ValueError if it is served already."""
+        if deployment.model in self._models:
+            raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
+        supervisor = Supervisor(deployment, self._link, self._patience)
+        router = Router(supervisor.replicas, supervisor.changed, supervisor.why, patience=self._wait)
+        self._models[deployment.model] = _Model(supervisor, router)
+        supervisor.start()
+
+    def scale(self, model: str, replicas: int) -> None:
+        """Serve a model by another number of replicas. Raises UnknownModel."""
+        self._model(model).supervisor.scale(replicas)
+
+    async def withdraw(self, model: str) -> None:
+        """Serve a model no more; its streams end with an error. Raises UnknownModel."""
+        supervisor = self._model(model).supervisor
+        del self._models[supervisor.deployment.model]
+        await supervisor.close()
+
+    # -- what doors ask -----------------------------------------------------------------------------------------------
+
+    async def models(self) -> Sequence[Served]:
+        """What is deployed, in the order in which it was; the first is the default."""
+        return [_served(model) for model in self._models.values()]
+
+    async def facts(self, model: str) -> EngineFacts:
+        """What the model is. Waits for a replica if none has told yet; raises UnknownModel or NoReplica."""
+        known = self._model(model)
+        if known.facts is None:
+            known.facts = _facts((await self._serving(known)).status.facts or {})
+        return known.facts
+
+    async def generate(self, model: str, request: Request) -> AsyncIterator[Event]:
+        """Tokens, then exactly one Finished, whatever happens to the replicas. Closing it early aborts the request.
+
+        Raises UnknownModel, RequestRefused, QueueFull or NoReplica before the first event, when nobody accepted it.
+        """
+        async with aclosing(self._model(model).router.generate(request)) as events:
+            async for event in events:
+                yield event
+
+    async def encode(self, model: str, text: str) -> Sequence[int]:
+        """The tokens of a prompt, with what the tokenizer puts before it (BOS)."""
+        if (codec := await self._codec(model)) is not None:
+            return await asyncio.to_thread(codec.encode, text)
+        return tuple(await self._ask(model, "encode", text))
+
+    async def encode_chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> Sequence[int]:
+        """The tokens of a conversation up to where the assistant's answer begins. Raises RequestRefused."""
+        plain = [dict(message) for message in messages]
+        if (codec := await self._codec(model)) is not None:
+            return await asyncio.to_thread(codec.encode_chat, plain, **options)
+        return tuple(await self._ask(model, "encode_chat", plain, options))
+
+    async def decode(self, model: str, ids: Sequence[int]) -> str:
+        """How tokens read, special ones included."""
+        codec = await self._codec(model)
+        return codec.decode(ids) if codec is not None else str(await self._ask(model, "decode", list(ids)))
+
+    async def ready(self, model: str | None = None) -> Readiness:
+        """Whether a replica of this model (None: of any) serves now."""
+        asked = list(self._models.values()) if model is None else [self._model(model)]
+        if any(one.serving is not None for each in asked for one in each.supervisor.replicas()):
+            return Readiness(ok=True)
+        return Readiness(False, "; ".join(each.supervisor.why() for each in asked) or "no model is deployed")
+
+    async def load(self) -> Mapping[str, EngineLoad]:
+        """How busy each model is, its replicas taken together. `kv_usage` is that of the fullest."""
+        return {name: _load(model.supervisor.replicas()) for name, model in self._models.items()}
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _model(self, name: str) -> _Model:
+        found = self._models.get(name)
+        if found is None:
+            names = {alias: id_ for id_ in self._models for alias in _aliases(id_)}
+            if name not in names:
+                known = ", ".join(self._models) or "none"
+                raise UnknownModel(f"model {name!r} is not deployed; {known} is.{did_you_mean(name, self._models)}")
+            found = self._models[names[name]]
+        return found
+
+    async def _serving(self, model: _Model) -> Channel:
+        """The way to any replica that serves; waits for one. Raises NoReplica."""
+        supervisor = model.supervisor
+        try:
+            async with asyncio.timeout(self._wait):
+                while True:
+                    for replica in supervisor.replicas():
+                        if (channel := replica.serving) is not None:
+                            return channel
+                    await supervisor.changed.wait()
+        except TimeoutError:
+            raise NoReplica(f"no replica within {self._wait:g} s: {supervisor.why()}") from None
+
+    async def _ask(self, name: str, what: str, *args: Any) -> Any:
+        model = self._model(name)
+        for last in (False, False, True):
+            channel = await self._serving(model)
+            try:
+                return await channel.call(what, *args)
+            except (ChannelLost, TimeoutError) as error:
+                if last:
+                    raise NoReplica(f"three replicas were lost while they were asked to {what}: {error}") from error
+        raise AssertionError("unreachable")
+
+    async def _codec(self, name: str) -> Codec | None:
+        """The model's tokenizer in this process; None where it can't be had: then a replica is asked."""
+        model = self._model(name)
+        if model.codec is None:
+            source = model.supervisor.deployment.spec().model
+            model.codec = asyncio.create_task(asyncio.to_thread(local_codec, source))
+        return await asyncio.shield(model.codec)
+
+
+def _aliases(model: str) -> tuple[str, ...]:
+    listed = catalogue.find(model)
+    return () if listed is None else (listed.id, *listed.aliases)
+
+
+def _served(model: _Model) -> Served:
+    replicas = model.supervisor.replicas()
+    channels = [channel for one in replicas if (channel := one.serving) is not None]
+    if model.facts is None and channels and channels[0].status.facts:
+        model.facts = _facts(channels[0].status.facts)
+    deployment = model.supervisor.deployment
+    return Served(
+        id=deployment.model,
+        aliases=tuple(alias for alias in _aliases(deployment.model) if alias != deployment.model),
+        replicas=deployment.replicas,
+        ready=sum(view.phase is Phase.READY for view in model.supervisor.views()),
+        facts=model.facts,
+        why=model.supervisor.why(),
+    )
+
+
+def _facts(wire: Mapping[str, Any]) -> EngineFacts:
+    return EngineFacts(**{**wire, "eos_ids": frozenset(wire["eos_ids"])})
+
+
+def _load(replicas: Iterable[LiveReplica]) -> EngineLoad:
+    told = [channel.status for one in replicas if (channel := one.serving) is not None]
+    return EngineLoad(
+        running=sum(status.running for status in told),
+        waiting=sum(status.waiting for status in told),
+        kv_usage=max((status.kv_usage for status in told), default=0.0),
+        queue_limit=sum(status.queue_limit for status in told),
+    )

@@ -1,0 +1,168 @@
+"""A service on a small grid in this process: placement, refusals, draining, failing, closing."""
+
+import asyncio
+import threading
+
+import pytest
+from chain_engine import answer_to, text_of
+from serving_helpers import DEADLINE, MODEL, Reader, a_request, chain, donors, ready, serving, small_grid, until
+from small_cluster import donor
+
+from idlegrid.actors.llm.engine_face import QueueFull
+from idlegrid.actors.llm.request import FinishReason, Request, RequestRefused
+from idlegrid.pipelines.llm.deployment import Deployment, Phase
+from idlegrid.pipelines.llm.router import NoReplica
+from idlegrid.pipelines.llm.service import LlmService, UnknownModel
+
+
+def llm(id_, **fields):
+    return donor(id_, types=("llm",), **fields)
+
+
+async def test_an_answer_is_the_engines_own_and_the_model_tells_what_it_is():
+    async with small_grid(llm("a")) as c, serving(c.client) as service:
+        reader = Reader(service, a_request())
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == answer_to(a_request())
+        assert reader.text == text_of(reader.tokens)
+        [served] = await service.models()
+        assert (served.id, served.replicas, served.ready, served.why) == (MODEL, 1, 1, "")
+        assert (await service.facts(MODEL)).eos_ids == {1, 2}
+        assert (await service.ready(MODEL)).ok
+        assert (await service.load())[MODEL].running == 0
+        assert "chain" in c.scheduler.grid.roster.get("a").load.loaded
+
+
+async def test_the_tokenizer_is_asked_where_it_is():
+    async with small_grid(llm("a")) as c, serving(c.client) as service:
+        assert await service.encode(MODEL, "ab") == (97, 98)
+        assert await service.encode_chat(MODEL, [{"role": "user", "content": "a"}]) == (97,)
+        assert await service.decode(MODEL, [5]) == "5 "
+        with pytest.raises(RequestRefused, match="needs a message"):
+            await service.encode_chat(MODEL, [])
+
+
+async def test_each_replica_has_a_donor_of_its_own_and_only_where_the_rules_allow():
+    there = [llm("a"), llm("b", max_concurrent_jobs=3), donor("other"), llm("far", region="oceania")]
+    wanted = chain(2, region="asia-east", allow_cross_region=False)
+    async with small_grid(*there) as c, serving(c.client, wanted) as service:
+        assert donors(service) == {"a": Phase.READY, "b": Phase.READY}
+        service.scale(MODEL, 3)
+        await until(lambda: "wrong_region" in service._models[MODEL].supervisor.why())
+        assert (await service.models())[0].why.startswith("2 of 3 replicas of chain serve; one is placing (waits")
+        service.scale(MODEL, 1)
+        await until(lambda: len(donors(service)) == 1)
+        await until(lambda: c.load("a").running + c.load("b").running == 1)
+
+
+async def test_nobody_may_take_it():
+    async with small_grid(donor("a")) as c, LlmService(c.client, [chain()], wait=2.5) as service:
+        with pytest.raises(NoReplica, match="type_not_supported"):
+            await Reader(service, a_request()).ended()
+        assert "type_not_supported" in (await service.ready()).reason
+
+
+async def test_what_is_refused_is_raised_before_the_first_event():
+    async with small_grid(llm("a")) as c, serving(c.client, chain(queue_limit=1, pace=0.02)) as service:
+        with pytest.raises(RequestRefused, match="empty"):
+            await Reader(service, Request(id="x", prompt=())).ended()
+        first = Reader(service, a_request("first", 10_000))
+        await first.at_least(1)
+        with pytest.raises(QueueFull):
+            await Reader(service, a_request("second")).ended()
+        first.done.cancel()
+        await until(lambda: service._models[MODEL].supervisor.replicas()[0].serving.in_flight == 0)
+        with pytest.raises(UnknownModel, match="Did you mean 'chain'"):
+            await Reader(service, a_request(), "chains").ended()
+
+
+async def test_a_full_replica_is_passed_over():
+    async with small_grid(llm("a"), llm("b")) as c, serving(c.client, chain(2, queue_limit=1, pace=0.02)) as service:
+        readers = [Reader(service, a_request(f"r{n}", 60)) for n in range(2)]
+        for reader in readers:
+            await reader.ended()
+            assert reader.tokens == answer_to(a_request(n=60))
+
+
+async def test_a_request_ends_when_its_time_is_over_wherever_it_is():
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.02)) as service:
+        reader = Reader(service, a_request(n=10_000, timeout=0.2))
+        await reader.at_least(2)
+        service.scale(MODEL, 0)  # and there is nobody to say so
+        assert (await reader.ended()).reason is FinishReason.TIMEOUT
+
+
+async def test_who_stops_reading_frees_the_replica():
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
+        reader = Reader(service, a_request(n=100_000))
+        await reader.at_least(1)
+        reader.done.cancel()
+        await asyncio.gather(reader.done, return_exceptions=True)
+        [replica] = service._models[MODEL].supervisor.replicas()
+        await until(lambda: replica.serving.status.running == 0)
+
+
+async def test_a_donor_that_drains_is_left_and_nobody_notices():
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
+        reader = Reader(service, a_request(n=600))
+        await reader.at_least(5)
+        await c.join(llm("b"))
+        await c.client.scheduler.grid_control(donor="a", action="drain")
+        await until(lambda: donors(service) == {"b": Phase.READY})
+        await until(lambda: c.load("a").running == 0)  # the slot is free: the worker may be retired
+        retired = await c.client.retire_workers([c.workers["a"].address])
+        assert len(retired) == 1
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == answer_to(a_request(n=600))
+        assert reader.text == text_of(reader.tokens)
+
+
+async def test_a_model_that_cannot_be_loaded_is_tried_elsewhere_ever_more_rarely_and_says_why(tmp_path):
+    fails = tmp_path / "fails"
+    fails.touch()
+    wanted = chain(fail_on=str(fails), pids=str(tmp_path / "pids"))
+    (tmp_path / "pids").mkdir()
+    async with small_grid(llm("a"), llm("b")) as c, LlmService(c.client, [wanted], wait=1.0) as service:
+        supervisor = service._models[MODEL].supervisor
+        await until(lambda: "can't be loaded here" in supervisor.last_end)
+        with pytest.raises(
+            NoReplica, match=r"RuntimeError: this model can't be loaded here; the next is tried in \d s"
+        ):
+            await Reader(service, a_request()).ended()
+        fails.unlink()
+        await ready(service, 1)
+        assert supervisor._setbacks.failures == 0
+
+
+async def test_closing_gives_every_place_back_and_leaves_no_thread():
+    async with small_grid(llm("a"), llm("b")) as c:
+        async with serving(c.client, chain(2)):
+            assert sum(thread.name == "idlegrid-host" for thread in threading.enumerate()) == 2
+        await until(lambda: not c.scheduler.tasks)
+        await until(lambda: c.load("a").running + c.load("b").running == 0)
+        await until(lambda: all(thread.name != "idlegrid-host" for thread in threading.enumerate()))
+
+
+async def test_a_service_that_vanishes_leaves_no_engine_behind():
+    async with small_grid(llm("a")) as c:
+        service = await LlmService(c.scheduler.address, [chain()]).__aenter__()
+        await ready(service, 1)
+        service._link._client.scheduler_comm.comm.abort()  # as if its process were killed
+        [replica] = service._models[MODEL].supervisor.replicas()
+        await until(lambda: all(thread.name != "idlegrid-host" for thread in threading.enumerate()))
+        await until(lambda: c.load("a").running == 0 or replica.serving is None)
+        await asyncio.wait_for(service.close(), DEADLINE)
+
+
+async def test_what_cannot_be_wanted():
+    async with small_grid() as c, LlmService(c.client) as service:
+        service.deploy(chain(0))
+        with pytest.raises(ValueError, match="deployed already"):
+            service.deploy(chain())
+        await service.withdraw(MODEL)
+        with pytest.raises(UnknownModel, match="none is"):
+            await service.facts(MODEL)
+    with pytest.raises(ValueError, match="Did you mean 'torch'"):
+        Deployment(model="m", engine="torhc")
+    with pytest.raises(ValueError, match="0 or more"):
+        Deployment(model="m", replicas=-1)
