@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -35,7 +35,7 @@ class Residents(Generic[M]):
 
     def get(self, model: str, **options: str) -> M:
         """The model, loaded now if it is not resident. A failed load raises for all who waited, and is tried anew."""
-        key = (model, *(f"{name}={value}" for name, value in sorted(options.items())))
+        key = _key(model, options)
         with self._lock:
             future = self._models.get(key)
             mine = future is None
@@ -45,6 +45,14 @@ class Residents(Generic[M]):
         if mine:
             self._fill(key, future, model, options)
         return future.result()
+
+    def drop(self, model: str, gone: M, **options: str) -> None:
+        """Forget a model that can't be used any more, unless somebody else has replaced it already."""
+        key = _key(model, options)
+        with self._lock:
+            future = self._models.get(key)
+            if future is not None and future.done() and future.exception() is None and future.result() is gone:
+                del self._models[key]
 
     def _fill(self, key: tuple[str, ...], future: Future[M], model: str, options: dict[str, str]) -> None:
         self._make_room()
@@ -73,7 +81,11 @@ class Residents(Generic[M]):
                 self._unloaded(model)
 
 
-def _tell_donor(event: str, model: str) -> None:
+def _key(model: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    return (model, *(f"{name}={value}" for name, value in sorted(options.items())))
+
+
+def tell_donor(event: str, model: str) -> None:
     """Tell the scheduler, by way of the donor plugin of the Dask worker that runs us, if one does."""
     from distributed import get_worker
 
@@ -94,8 +106,8 @@ def _load_embedding_model(model: str, *, dtype: str, device: str, backend: str) 
 
 _embedding_models: Residents[EmbeddingModel] = Residents(
     _load_embedding_model,
-    loaded=lambda model: _tell_donor("loaded", model),
-    unloaded=lambda model: _tell_donor("unloaded", model),
+    loaded=lambda model: tell_donor("loaded", model),
+    unloaded=lambda model: tell_donor("unloaded", model),
 )
 
 

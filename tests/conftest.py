@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
+
+from language_model import LanguageModel, build
 
 # before torch or OpenVINO is imported: several test processes share few cores
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -19,3 +25,9 @@ for variable in [name for name in os.environ if name.startswith(("IDLEGRID_", "G
 def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
     os.chdir(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """A tiny model with random weights, a tokenizer and a chat template."""
+    return build(tmp_path_factory.mktemp("language-model"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import secrets
@@ -13,6 +12,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model
 from pydantic_core import PydanticCustomError
 
 from ...actors.llm.request import Sampling
+from ...actors.llm.seeds import derived
 from .bodies import UNSUPPORTED_PARAMETER, Body
 from .errors import ApiError
 
@@ -212,10 +212,7 @@ def _schema_of(asked: ResponseFormat | None) -> str | None:
 
 def seed_of(seed: int, index: int) -> int:
     """The seed of a request's choice number `index`: the first one has the request's own."""
-    if index == 0:
-        return seed
-    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+    return derived(seed, index) if index else seed
 
 
 def tokens_left(prompt: int, wanted: int | None, context: int, *, param: str) -> int:
