@@ -8,7 +8,7 @@ import dask
 import pytest
 from distributed import SchedulerPlugin
 from small_cluster import annotation, cluster, donor, until
-from tasks import Gauge, gauges, measured
+from small_tasks import Gauge, gauges, measured
 
 from idlegrid.grid.acceptance import suits
 from idlegrid.grid.jobs import Ask

@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, Worker
 from distributed.diagnostics import nvml
 from small_cluster import annotation, cluster, donor, until
-from tasks import where
+from small_tasks import where
 
 from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin, gpu_memory_used_gb
 from idlegrid.scheduler_plugins.facts import KEY, Report, Statement

@@ -8,7 +8,7 @@ import dask
 import pytest
 from distributed import Event, KilledWorker
 from small_cluster import annotation, cluster, donor, until
-from tasks import fail, hold, nap
+from small_tasks import fail, hold, nap
 
 from idlegrid.grid.reliability import NEUTRAL
 from idlegrid.scheduler_plugins.ledger import Ledger, RunningMedian

@@ -7,7 +7,7 @@ import dask
 import pytest
 from distributed import Event
 from small_cluster import HandClock, annotation, cluster, donor, until
-from tasks import hold, nap, where
+from small_tasks import hold, nap, where
 
 from idlegrid.scheduler_plugins.placer import lot
 

@@ -6,7 +6,7 @@ import dask
 from bokeh.document import Document
 from distributed import Event, Scheduler
 from small_cluster import annotation, cluster, donor, until
-from tasks import hold
+from small_tasks import hold
 from tornado.httpclient import AsyncHTTPClient
 
 from idlegrid.scheduler_plugins import page_html

@@ -9,7 +9,7 @@ import dask
 import pytest
 from distributed import Event, Scheduler, get_worker, worker_client
 from small_cluster import DEADLINE, EMBED, HandClock, annotation, cluster, donor, until
-from tasks import Gauge, fail, gauges, hold, measured, where
+from small_tasks import Gauge, fail, gauges, hold, measured, where
 
 from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.offers import UnreadableAnnotationError

@@ -6,7 +6,7 @@ import dask
 import pytest
 from distributed import Event
 from small_cluster import annotation, cluster, donor, until
-from tasks import hold, where
+from small_tasks import hold, where
 
 from idlegrid.grid.reliability import NEUTRAL
 from idlegrid.scheduler_plugins.state import VERSION, grid_state

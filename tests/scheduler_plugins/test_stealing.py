@@ -8,7 +8,7 @@ from distributed import Event
 from hypothesis import given
 from hypothesis import strategies as st
 from small_cluster import annotation, cluster, donor, until
-from tasks import Gauge, gauges, hold, measured, nap
+from small_tasks import Gauge, gauges, hold, measured, nap
 
 from idlegrid.scheduler_plugins.stealing import GridStealing, worth_moving
 

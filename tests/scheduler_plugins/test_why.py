@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import dask
 from distributed import Event
 from small_cluster import HandClock, annotation, cluster, donor, until
-from tasks import fail, hold, where
+from small_tasks import fail, hold, where
 
 from idlegrid.scheduler_plugins import why as why_module
 
