@@ -1,0 +1,90 @@
+"""The notebooks run from top to bottom, and show what their words say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def shown(cell):
+    """All that a cell printed or displayed, as text."""
+    parts = [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return "\n".join(parts)
+
+
+def cell_with(notebook, words):
+    [cell] = [cell for cell in notebook.cells if cell.cell_type == "code" and words in cell.source]
+    return cell
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_without_outputs(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+
+
+@pytest.fixture(scope="module")
+def futures(tmp_path_factory):
+    """01_futures, executed."""
+    notebook = read(FOLDER / "01_futures.ipynb")
+    folder = tmp_path_factory.mktemp("notebook")
+    NotebookClient(
+        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    return notebook
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+class TestFutures:
+    def test_the_grid_shows_itself(self, futures):
+        cell = cell_with(futures, "grid = Grid(")
+        card = cell.outputs[-1]["data"]["text/html"]
+        for region in ("europe-west", "america-north", "asia-east"):
+            assert region in card
+        assert "3 online" in card
+
+    def test_futures_and_vectors(self, futures):
+        assert "Future: pending" in shown(cell_with(futures, "future = grid.embed(["))
+        assert shown(cell_with(futures, "vectors = future.result()")) == "((3, 384), dtype('float32'))"
+        assert "100% Completed" in shown(cell_with(futures, "progress(futures"))
+        assert shown(cell_with(futures, "for future in as_completed")).startswith("500 texts, computed on ")
+        assert shown(cell_with(futures, "np.concatenate(grid.client.gather")) == "(500, 384)"
+
+    def test_the_search_finds_what_is_meant(self, futures):
+        assert "difflib" in shown(cell_with(futures, 'search("compare two files'))
+        assert "asyncio" in shown(cell_with(futures, 'search("wait until all tasks'))
+
+    def test_why_a_task_waits(self, futures):
+        told = shown(cell_with(futures, "why = grid.why(stuck)"))
+        assert "nobody may take it now (3 × wrong_region)" in told
+        assert "must stay in oceania" in told
+        assert "paused by its owner" in cell_with(futures, '"pause")').outputs[-1]["data"]["text/html"]
+        assert shown(cell_with(futures, '"resume")')) == "'online'"
+
+    def test_an_error_says_where(self, futures):
+        told = shown(cell_with(futures, "grid.submit(half, 0)"))
+        assert "ZeroDivisionError: division by zero" in told
+        assert "raised on worker local-" in told
+
+    def test_a_whole_dataset(self, futures):
+        assert shown(cell_with(futures, "report = grid.embed_parquet")).startswith("500 rows, 0 with an error")
+        assert int(shown(cell_with(futures, "dd.read_parquet"))) > 100
+
+    def test_the_end(self, futures):
+        assert shown(cell_with(futures, "grid.close()")) == "<Grid: closed>"
