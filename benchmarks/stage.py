@@ -9,6 +9,7 @@ A model of the asked shape with random weights is written to a temporary folder.
   that are filled again as answers end; `generate` one by one (on a part); `generate` with static batches of 16, padded,
   of whose tokens only the asked ones count.
 
+All take turns `--repeats` times; medians are compared.
 Ours has no sampler, tokeniser or HTTP here: the engine's benchmark adds them. The last line is one JSON object.
 """
 
@@ -89,7 +90,7 @@ def measure(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> 
         figures[f"hf_decode_{batch}"] = statistics.median(theirs)
         mine, peers = figures[f"decode_{batch}"], figures[f"hf_decode_{batch}"]
         say(f"{folder.name} decode at {batch}: ours {mine:.0f}, hf {peers:.0f} tokens/s")
-    figures |= mixed(stage, peer, arguments.requests)
+    figures |= mixed(stage, peer, arguments.requests, arguments.repeats)
     say(
         f"{folder.name} mixed: "
         + ", ".join(f"{key} {value:.2f}" for key, value in figures.items() if "decode" not in key)
@@ -97,19 +98,24 @@ def measure(folder: Path, dtype: torch.dtype, arguments: argparse.Namespace) -> 
     return {key: round(value, 2) for key, value in figures.items()}
 
 
-def mixed(stage: Stage, peer: Any, requests: int) -> dict[str, float]:
+def mixed(stage: Stage, peer: Any, requests: int, repeats: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(32, 129, (requests,), generator=generator).tolist()
     prompts = [torch.randint(1, stage.shape.vocab, (length,), generator=generator).tolist() for length in lengths]
     answers = torch.randint(16, 65, (requests,), generator=generator).tolist()
     alone = max(1, requests // 4)
     our_mixed(stage, prompts[:2], [4, 4], SLOTS)
-    figures = {
-        "mixed_16": rate(lambda: our_mixed(stage, prompts, answers, SLOTS)),
-        "mixed_1": rate(lambda: our_mixed(stage, prompts[:alone], answers[:alone], 1)),
-        "hf_sequential": rate(lambda: generate_alone(peer, prompts[:alone], answers[:alone])),
-        "hf_static_batch": rate(lambda: generate_static(peer, prompts, answers)),
+    work: dict[str, Callable[[], int]] = {
+        "mixed_16": lambda: our_mixed(stage, prompts, answers, SLOTS),
+        "mixed_1": lambda: our_mixed(stage, prompts[:alone], answers[:alone], 1),
+        "hf_sequential": lambda: generate_alone(peer, prompts[:alone], answers[:alone]),
+        "hf_static_batch": lambda: generate_static(peer, prompts, answers),
     }
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, one in work.items():
+            rates[name].append(rate(one))
+    figures = {name: statistics.median(values) for name, values in rates.items()}
     figures["vs_hf_sequential_16"] = figures["mixed_16"] / figures["hf_sequential"]
     figures["vs_hf_static_batch"] = figures["mixed_16"] / figures["hf_static_batch"]
     figures["single_stream_vs_hf"] = figures["mixed_1"] / figures["hf_sequential"]
