@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -34,7 +36,11 @@ def text_of(tokens: list[int]) -> str:
 class ChainEngine(Engine):
     """Serves `answer_to`, a token every `pace` seconds; the text of a token comes with the next one."""
 
-    def __init__(self, model: str = "chain", *, pace: float = 0.0, queue_limit: int = 1000, **_: object) -> None:
+    def __init__(
+        self, model: str = "chain", *, pace: float = 0.0, queue_limit: int = 1000, poison: int = -1, **_
+    ) -> None:
+        self.poison = poison
+        """A prompt that is this token kills the process."""
         self.model, self.pace, self.queue_limit = model, pace, queue_limit
         self.tasks: dict[str, asyncio.Task] = {}
         self.streams: dict[str, EventStream] = {}
@@ -91,6 +97,8 @@ class ChainEngine(Engine):
         held = text_of(list(request.known[-1:]))
         for _ in range(request.sampling.max_tokens - len(request.known)):
             await asyncio.sleep(self.pace)
+            if request.prompt == (self.poison,):
+                os.kill(os.getpid(), signal.SIGKILL)
             token = next_token(tokens, request.sampling.seed)
             tokens.append(token)
             stream.put(Tokens(ids=(token,), text=held))
@@ -116,3 +124,8 @@ def make(spec) -> ChainEngine:
     if (fail_on := options.get("fail_on")) is not None and Path(fail_on).exists():
         raise RuntimeError("this model can't be loaded here")
     return ChainEngine(spec.model, **options)
+
+
+def hosts_here() -> int:
+    """Hosts that live in this process."""
+    return sum(thread.name == "idlegrid-host" for thread in threading.enumerate())
