@@ -175,6 +175,7 @@ def sort_numbers(rng: random.Random, _: Vocabulary) -> Draw:
     numbers = rng.sample(range(top + 1), rng.randint(2, 6))
     text = ", ".join(map(str, numbers))
     down = rng.random() < 0.3
+    asks: tuple[str, ...]
     if down:
         asks = (
             f"Sort these numbers from largest to smallest: {text}",

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from batches import IGNORED, training_batches
 from evaluate import FOLDER, probe
 from tokenizer import train_tokenizer
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -102,11 +102,11 @@ def loss_of(model: LlamaForCausalLM, inputs: Tensor, labels: Tensor) -> Tensor:
 def share_gradients(model: LlamaForCausalLM) -> None:
     """Every process goes on with the mean of all processes' gradients."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
-        gradient.copy_(mean)
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def share_matrices(model: LlamaForCausalLM) -> None:
@@ -118,7 +118,7 @@ def share_matrices(model: LlamaForCausalLM) -> None:
 def step(model: LlamaForCausalLM, steps_of: list[torch.optim.Optimizer], inputs: Tensor, labels: Tensor) -> float:
     """One update of all processes; returns the mean of their losses, in nats."""
     loss = loss_of(model, inputs, labels)
-    loss.backward()
+    torch.autograd.backward(loss)
     share_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in steps_of:
@@ -185,7 +185,7 @@ def main() -> None:
     options = arguments()
     tokenizer = train_tokenizer(options.vocab, options.seed + TOKENIZER_SEED)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(run, args=(options, tokenizer, f"{folder}/meeting"), nprocs=options.processes)
+        spawn(run, args=(options, tokenizer, f"{folder}/meeting"), nprocs=options.processes)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
