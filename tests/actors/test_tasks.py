@@ -73,7 +73,7 @@ def test_facts_are_plain():
 @pytest.mark.slow
 def test_an_error_arrives_with_its_worker_and_region():
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(DonorPlugin(Donor(id="d", region="oceania")))

@@ -39,7 +39,7 @@ def test_what_can_be_no_address(address):
 
 def test_a_scheduler_without_our_rules_is_told():
     with (
-        LocalCluster(n_workers=0, dashboard_address=":0", processes=False) as cluster,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", processes=False) as cluster,
         Client(cluster) as client,
         pytest.raises(ConnectionError, match="does not know the grid's rules; start it with `idlegrid scheduler`"),
     ):

@@ -49,7 +49,7 @@ async def cuda_workers(address, folder, *arguments, **variables):
 @asynccontextmanager
 async def grid():
     async with (
-        GridScheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler,
+        GridScheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler,
         Client(scheduler.address, asynchronous=True) as client,
     ):
         yield scheduler, client

@@ -92,7 +92,8 @@ async def until(condition: Callable[[], Any], deadline: float = DEADLINE) -> Non
 async def cluster(*donors: Donor | None, cls: Any = GridScheduler, **options: Any) -> AsyncIterator[Cluster]:
     """A cluster in this process with one worker for each donor."""
     async with AsyncExitStack() as stack:
-        settings: Mapping[str, Any] = {"protocol": "inproc", "port": 0, "dashboard": False, **options}
+        quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # without one it takes Dask's usual port
+        settings: Mapping[str, Any] = {"protocol": "inproc", "port": 0, **quiet, **options}
         scheduler = await stack.enter_async_context(cls(**settings))
         client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
         running = Cluster(scheduler, client)

@@ -95,14 +95,14 @@ async def test_a_plugin_can_be_sent_to_workers_that_run_already():
 async def test_one_plugin_serves_all_workers_of_a_cluster_in_this_process():
     plugin = DonorPlugin(donor("fleet"), per_worker=True)
     assert pickle.loads(pickle.dumps(plugin)).per_worker
-    async with GridScheduler(protocol="inproc", port=0, dashboard=False) as scheduler:
+    async with GridScheduler(protocol="inproc", port=0, dashboard_address="127.0.0.1:0") as scheduler:
         options = {"dashboard": False, "plugins": (plugin,)}
         async with Worker(scheduler.address, name="x", **options), Worker(scheduler.address, name="y", **options):
             assert {seat.donor.id for seat in scheduler.grid.roster} == {"fleet/x", "fleet/y"}
 
 
 async def test_a_worker_with_our_plugin_is_at_home_with_a_stock_scheduler():
-    async with Scheduler(protocol="inproc", port=0, dashboard=False) as scheduler:
+    async with Scheduler(protocol="inproc", port=0, dashboard_address="127.0.0.1:0") as scheduler:
         plugin = DonorPlugin(donor("a"))
         async with (
             Worker(scheduler.address, name="w", dashboard=False, plugins=(plugin,)) as worker,
