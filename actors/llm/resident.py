@@ -38,6 +38,7 @@ class EngineThread:
         except BaseException:
             _end(self._loop, thread, None)
             raise
+        self._room = asyncio.Semaphore(max(1, self.engine.load().queue_limit))
         self.close = weakref.finalize(self, _end, self._loop, thread, self.engine)
         """Ends the engine and its thread. Idempotent."""
 
@@ -54,14 +55,14 @@ class EngineThread:
     def complete(self, request: Request) -> Future[Completion]:
         """The whole answer to a request; cancelling it aborts the request.
 
-        Fails with GenerationFailed, or with what the engine raises: RequestRefused, QueueFull, EngineClosed.
+        Fails with GenerationFailed, or with what the engine raises: RequestRefused, EngineClosed.
         """
         return self.start(self.answer(request))
 
     async def answer(self, request: Request) -> Completion:
-        """The same as `complete`, for who is on the engine's loop already."""
+        """The same as `complete`, for who is on the engine's loop already. Waits while there is no room."""
         try:
-            async with aclosing(self.engine.generate(request)) as events:
+            async with self._room, aclosing(self.engine.generate(request)) as events:
                 return await collected(events)
         except EngineClosed:
             self._broken = True

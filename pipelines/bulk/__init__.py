@@ -1,5 +1,6 @@
 """Bulk jobs over Parquet: rows in, the same rows plus results out, whatever is killed on the way."""
 
+from .chat import ChatSpec, chat_parquet
 from .embedding import EmbeddingSpec, embed_parquet
 from .errors import (
     BulkError,
@@ -21,6 +22,7 @@ __all__ = [
     "BulkError",
     "BulkJob",
     "BulkReport",
+    "ChatSpec",
     "CorruptInput",
     "EmbeddingSpec",
     "GridUnavailable",
@@ -35,5 +37,6 @@ __all__ = [
     "TargetError",
     "TooManyErrors",
     "WorkerTrouble",
+    "chat_parquet",
     "embed_parquet",
 ]

@@ -137,6 +137,7 @@ class Driver:
             same=self._same,
             column=self._plan.column,
             error_column=self._plan.error_column,
+            first_row=sum(file.rows for file in self._files[: span.file]),
             killed=dict(state.killed),
         )
         only = frozenset(self._watch.workers) - state.away_from if state.away_from else frozenset()

@@ -104,7 +104,7 @@ class BulkJob:
         _check_apart(storage, folders, paths, target)
         surveys = sources.in_threads(lambda path: sources.survey(storage, path, self.column), paths)
         check_no_drift((storage.url(one.file.path), one.schema) for one in surveys)
-        check_text_column(surveys[0].schema, self.column)
+        getattr(self.spec, "check_column", check_text_column)(surveys[0].schema, self.column)
         return target, storage, surveys
 
     def _wanted(self, storage: Storage, surveys: Sequence[Survey]) -> Plan:
@@ -150,7 +150,8 @@ class BulkJob:
             client, self.patience, self.spec.job_type, lambda notice: listener(_planning(wanted, watch, notice))
         )
         found = self._calibrate(client, storage, wanted, watch)
-        schema = output_schema(surveys[0].schema, found.schema, self.error_column)
+        option = getattr(self.spec, "column_option", "--embedding-column")
+        schema = output_schema(surveys[0].schema, found.schema, self.error_column, option=option)
         watch.look(force=True)
         workers = max(1, len(watch.workers))
         spans = cut(

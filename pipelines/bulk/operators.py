@@ -19,8 +19,21 @@ class Results:
     """Indices of texts of which only the beginning was used, because the model takes no more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text, and which row of the whole input it is: what an operator that works `by_row` gets."""
+
+    number: int
+    """From 0, over all files."""
+    text: str
+
+
 class RowOperator(Protocol):
     """The work on texts, inside one worker process.
+
+    Equal texts have equal results and are computed once, unless the operator has an attribute ``by_row`` that is true:
+    then `prepare` gets a `Row` for each row. An operator that has ``rows_per_second(texts) -> float`` says itself how
+    fast it is; else it is timed.
 
     `prepare` runs in a thread of its own, one window of rows ahead of `compute`. Both must give the same answer for the
     same texts: a unit that is done twice must come out equal. An exception makes the machinery try smaller halves until
@@ -37,7 +50,7 @@ class RowOperator(Protocol):
         """What makes the results, as JSON: goes into each part's footer."""
         ...
 
-    def prepare(self, texts: Sequence[str]) -> Any:
+    def prepare(self, texts: Sequence[Any]) -> Any:
         """Everything that does not need the device, e.g. tokenising."""
         ...
 
@@ -71,6 +84,10 @@ class OperatorSpec(Protocol):
     def identity(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """The part of an operator's facts that must be equal on all workers, e.g. the revision of the weights."""
         ...
+
+    # A spec may also have `check_column(schema, column)`, which raises InputError for a column that it can't read; else
+    # the column must hold text. Lists and structs come to the operator as JSON. `column_option` is the option of the
+    # command line by which its result columns get other names.
 
     def load(self) -> RowOperator:
         """The operator, ready to compute; called in the task's own thread. Loads the model if it is not resident."""

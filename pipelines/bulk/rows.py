@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -213,6 +214,14 @@ def pieces(batch: Any, schema: Any, limit: int) -> Iterator[Any]:
             for column, field in zip(batch.columns, schema, strict=True)
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def as_text(array: Any) -> Any:
+    """`array`, with lists and structs as JSON text; a conversation is often a list of structs."""
+    if not pa.types.is_nested(array.type):
+        return array
+    texts = [None if one is None else json.dumps(one, ensure_ascii=False, default=str) for one in array.to_pylist()]
+    return pa.array(texts, pa.large_string())
 
 
 def distinct(columns: Iterable[Any], left_out: Collection[int] = ()) -> tuple[Any, Any]:

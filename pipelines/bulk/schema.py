@@ -65,18 +65,21 @@ def check_no_drift(schemas: Iterable[tuple[str, Any]]) -> None:
             )
 
 
-def output_schema(schema: Any, results: Sequence[Any], error_column: str) -> Any:
-    """`schema` plus the result fields and the error column. Raises InputError when the source has one of the names."""
+def output_schema(schema: Any, results: Sequence[Any], error_column: str, *, option: str = "--embedding-column") -> Any:
+    """`schema` plus the result fields and the error column. Raises InputError when the source has one of the names.
+
+    `option`: of the command line, by which the result columns get other names.
+    """
     added = [*results, pa.field(error_column, pa.string())]
     names = [field.name for field in added]
     if len(set(names)) < len(names):
         raise InputError(f"result columns need different names, not {', '.join(names)}")
     for field in added:
         if field.name in schema.names:
-            option = "--error-column" if field.name == error_column else "--embedding-column"
+            other = "--error-column" if field.name == error_column else option
             raise InputError(
-                f"the source already has a column {field.name!r}: name the new one otherwise ({option} NAME, "
-                f"{option[2:].replace('-', '_')}= in Python)"
+                f"the source already has a column {field.name!r}: name the new one otherwise ({other} NAME, "
+                f"{other[2:].replace('-', '_')}= in Python)"
             )
     for field in added:
         schema = schema.append(field)

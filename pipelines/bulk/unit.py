@@ -44,6 +44,8 @@ class Work:
     """What this worker's operator must share with the one that the job was planned with."""
     column: str
     error_column: str
+    first_row: int = 0
+    """Rows of the whole input before this file."""
     killed: Mapping[int, str] = field(default_factory=dict)
     """Row of the file → why it must not be touched again."""
 
@@ -129,7 +131,7 @@ def _operator(work: Work) -> RowOperator:
 
 def _prepared(work: Work, operator: RowOperator) -> Iterator[Any]:
     for window in read_windows(work.storage, work.file, work.span):
-        yield prepare(window, work.column, operator, work.killed)
+        yield prepare(window, work.column, operator, work.killed, first_row=work.first_row)
 
 
 def _write(work: Work, operator: RowOperator, scratch: Path, begun: float) -> PartFacts:

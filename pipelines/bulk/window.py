@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...grid.failpoints import failpoint
-from .operators import Results, RowOperator
+from .operators import Results, Row, RowOperator
 from .place import trouble
-from .rows import Window, distinct
+from .rows import Window, as_text, distinct
 
 MAX_CHARACTERS = 1_000_000
 """A longer text is an error, not an input: a model sees a few thousand characters at most."""
 NULL_TEXT = "null text"
+HARMLESS = "ok"
+"""A text that any operator can do something with."""
 _SHOWN = 300
 
 
@@ -25,8 +27,8 @@ class Ready:
     """A window whose texts are prepared."""
 
     window: Window
-    texts: Sequence[str]
-    """Distinct texts that can be computed."""
+    texts: Sequence[Any]
+    """Distinct texts that can be computed; for an operator that works by row, a `Row` for each."""
     prepared: Any
     """What the operator made of them, or the exception that it raised."""
     text_of_row: Any
@@ -48,9 +50,14 @@ class Done:
     """Rows of whose text only the beginning was used."""
 
 
-def prepare(window: Window, column: str, operator: RowOperator, killed: Mapping[int, str]) -> Ready:
-    """Find what can be computed. `killed`: row of the file → why it must not be touched again."""
-    arrays = [batch.column(batch.schema.get_field_index(column)) for batch in window.batches]
+def prepare(
+    window: Window, column: str, operator: RowOperator, killed: Mapping[int, str], *, first_row: int = 0
+) -> Ready:
+    """Find what can be computed. `killed`: row of the file → why it must not be touched again.
+
+    `first_row`: rows of the input before this file.
+    """
+    arrays = [as_text(batch.column(batch.schema.get_field_index(column))) for batch in window.batches]
     values, indices = distinct(arrays, {row - window.start for row in killed})
     texts: list[str] = []
     place: list[int | None] = []
@@ -69,7 +76,23 @@ def prepare(window: Window, column: str, operator: RowOperator, killed: Mapping[
     )
     for row in pc.indices_nonzero(pc.is_null(indices)).to_pylist():
         errors[row] = killed.get(window.start + row, NULL_TEXT)
-    return Ready(window, texts, _prepare(operator, texts), text_of_row, errors)
+    items: Sequence[Any] = texts
+    if works_by_row(operator):
+        items, text_of_row = _rows(texts, text_of_row, first_row + window.start)
+    return Ready(window, items, _prepare(operator, items), text_of_row, errors)
+
+
+def works_by_row(operator: RowOperator) -> bool:
+    """Whether two rows with the same text may have different results."""
+    return bool(getattr(operator, "by_row", False))
+
+
+def _rows(texts: Sequence[str], text_of_row: Any, start: int) -> tuple[list[Row], Any]:
+    """Each row that has a text, by itself, and its place among these."""
+    found = [(row, index) for row, index in enumerate(text_of_row.to_pylist()) if index is not None]
+    places = {row: place for place, (row, _) in enumerate(found)}
+    rows = [Row(start + row, texts[index]) for row, index in found]
+    return rows, pa.array([places.get(row) for row in range(len(text_of_row))], pa.int32())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +116,7 @@ def judge(value: Any) -> str | Refused:
     return text
 
 
-def _prepare(operator: RowOperator, texts: Sequence[str]) -> Any:
+def _prepare(operator: RowOperator, texts: Sequence[Any]) -> Any:
     try:
         return operator.prepare(texts)
     except Exception as error:  # noqa: BLE001 - whatever it is, `compute` finds out which text causes it
@@ -123,7 +146,7 @@ def _rows_of(texts: Collection[int], rows: Any) -> Any:
     return pc.is_in(rows, value_set=pa.array(list(texts), pa.int32()))
 
 
-def _results(texts: Sequence[str], prepared: Any, operator: RowOperator) -> Results:
+def _results(texts: Sequence[Any], prepared: Any, operator: RowOperator) -> Results:
     if not texts:
         return Results([pa.nulls(0, field.type) for field in operator.fields])
     try:
@@ -138,12 +161,12 @@ def _results(texts: Sequence[str], prepared: Any, operator: RowOperator) -> Resu
 def _check_alive(operator: RowOperator, error: Exception) -> None:
     """Raise unless the operator can do a harmless text: then the fault is not in the rows."""
     try:
-        operator.compute(operator.prepare(["ok"]))
+        operator.compute(operator.prepare([Row(0, HARMLESS)] if works_by_row(operator) else [HARMLESS]))
     except Exception as second:
         raise trouble(f"fails on any text: {_say(second)} (first: {_say(error)})") from second
 
 
-def _isolate(texts: Sequence[str], operator: RowOperator, error: Exception) -> Results:
+def _isolate(texts: Sequence[Any], operator: RowOperator, error: Exception) -> Results:
     """The results of all texts but those that raise on their own, found by halving."""
     if len(texts) == 1:
         return Results([pa.nulls(1, field.type) for field in operator.fields], {0: _say(error)})
@@ -156,7 +179,7 @@ def _isolate(texts: Sequence[str], operator: RowOperator, error: Exception) -> R
     )
 
 
-def _attempt(texts: Sequence[str], operator: RowOperator) -> Results:
+def _attempt(texts: Sequence[Any], operator: RowOperator) -> Results:
     try:
         return operator.compute(operator.prepare(texts))
     except Exception as error:  # noqa: BLE001 - see `_results`

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idlegrid.pipelines.bulk.errors import WorkerTrouble
-from idlegrid.pipelines.bulk.operators import Results
+from idlegrid.pipelines.bulk.operators import Results, Row
 from idlegrid.pipelines.bulk.rows import Window
 from idlegrid.pipelines.bulk.window import MAX_CHARACTERS, NULL_TEXT, Refused, compute, judge, prepare
 
@@ -50,6 +50,51 @@ def test_a_repeated_text_is_computed_once():
     done = run(["a", "b", "a"], ["a"], operator=Counting(HashSpec()))
     assert seen == ["a", "b"]
     assert vectors(done) == [vector(text).tolist() for text in "abaa"]
+
+
+class ByRow(type(OPERATOR)):
+    """Vectors of a text with its number before it."""
+
+    by_row = True
+
+    def __init__(self):
+        super().__init__(HashSpec())
+        self.seen = []
+
+    def prepare(self, rows):
+        self.seen += rows
+        return [f"{row.number} {row.text}" for row in rows]
+
+    def compute(self, prepared):
+        if any(RAISER in text for text in prepared):
+            raise ValueError(f"cannot digest {RAISER!r}")
+        return super().compute(prepared)
+
+
+def test_an_operator_that_works_by_row_gets_each_row_with_its_number_in_the_input():
+    operator = ByRow()
+    records = [pa.RecordBatch.from_arrays([pa.array(["a", None, "a"], pa.string())], names=["text"])] * 2
+    window = Window(10, tuple(records))
+    done = compute(prepare(window, "text", operator, {15: "killed_worker: x"}, first_row=100), operator)
+    assert operator.seen == [Row(110, "a"), Row(112, "a"), Row(113, "a")]
+    assert vectors(done)[:4] == [vector("110 a").tolist(), None, vector("112 a").tolist(), vector("113 a").tolist()]
+    assert done.errors.to_pylist() == [None, NULL_TEXT, None, None, NULL_TEXT, "killed_worker: x"]
+
+
+def test_a_row_that_raises_is_found_among_equal_ones_too():
+    done = run(["a", RAISER, "a", RAISER], operator=ByRow())
+    assert [found is None for found in vectors(done)] == [False, True, False, True]
+    assert vectors(done)[2] == vector("2 a").tolist()
+
+
+def test_lists_and_structs_come_as_json():
+    operator = ByRow()
+    kind = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+    column = pa.array([[{"role": "user", "content": "ü"}], None], kind)
+    batch = pa.RecordBatch.from_arrays([column], names=["text"])
+    done = compute(prepare(Window(0, (batch,)), "text", operator, {}), operator)
+    assert operator.seen == [Row(0, '[{"role": "user", "content": "ü"}]')]
+    assert done.errors.to_pylist() == [None, NULL_TEXT]
 
 
 def test_rows_that_killed_are_not_touched():
