@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -77,12 +76,19 @@ def _packages() -> Iterator[Finding]:
         advice = "" if found == wanted else f"pip install {name}=={wanted}: schedulers and workers must match"
         yield Finding(name, health, found, advice)
     for extra, package in (("worker", "torch"), ("api", "fastapi")):
-        try:
-            yield Finding(f"extra {extra}", Health.OK, f"{package} {version(package)}")
-        except PackageNotFoundError:
-            yield Finding(
-                f"extra {extra}", Health.NOTE, f"{package} is not installed", f"pip install 'idlegrid[{extra}]'"
-            )
+        if found := _installed(package):
+            yield Finding(f"extra {extra}", Health.OK, f"{package} {found}")
+        else:
+            advice = f"pip install 'idlegrid[{extra}]'"
+            yield Finding(f"extra {extra}", Health.NOTE, f"{package} is not installed", advice)
+
+
+def _installed(package: str) -> str | None:
+    """The installed version of a package, None without it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _pinned() -> Iterator[tuple[str, str]]:
@@ -98,7 +104,7 @@ def _gpu() -> Finding:
     count = nvml.device_get_count()
     if count:
         name = nvml.one_time().get("name", "unknown")
-        cuda = importlib.util.find_spec("dask_cuda") is not None
+        cuda = _installed("dask-cuda") is not None
         advice = "" if cuda else "pip install 'idlegrid[gpu]' for one worker per GPU with its memory managed"
         return Finding("gpu", Health.OK if cuda else Health.NOTE, f"{count} × {name}", advice)
     return Finding("gpu", Health.NOTE, "no NVIDIA GPU is visible", "work runs on the CPU; with a GPU check its driver")
@@ -125,7 +131,7 @@ def _model() -> Finding:
     from ..grid import catalogue
 
     name = catalogue.canonical(None, "embedding")
-    if importlib.util.find_spec("huggingface_hub") is None:
+    if _installed("huggingface-hub") is None:
         return Finding(
             "model", Health.NOTE, "models load only with the extra `worker`", "pip install 'idlegrid[worker]'"
         )
