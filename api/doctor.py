@@ -76,8 +76,8 @@ def _packages() -> Iterator[Finding]:
         advice = "" if found == wanted else f"pip install {name}=={wanted}: schedulers and workers must match"
         yield Finding(name, health, found, advice)
     for extra, package in (("worker", "torch"), ("api", "fastapi")):
-        if found := _installed(package):
-            yield Finding(f"extra {extra}", Health.OK, f"{package} {found}")
+        if installed := _installed(package):
+            yield Finding(f"extra {extra}", Health.OK, f"{package} {installed}")
         else:
             advice = f"pip install 'idlegrid[{extra}]'"
             yield Finding(f"extra {extra}", Health.NOTE, f"{package} is not installed", advice)
