@@ -18,7 +18,7 @@ test: dev lint ## every test: lint, types, import contract, unit, real processes
 	$(BIN)/pytest
 
 test-fast: dev ## the tests without models and processes (< 1 min)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -q
 
 lint: dev types ## ruff, the type checker and the import contract
 	$(BIN)/ruff check .
