@@ -1,6 +1,4 @@
-"""Tasks that wait for a donor: one lane for each kind of ask, in order of priority, so that nothing ever scans them
-all.
-"""
+"""Tasks that wait for a donor: a lane for each kind of ask, in order of priority, so that nothing scans them all."""
 
 from __future__ import annotations
 

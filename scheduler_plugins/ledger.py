@@ -1,6 +1,4 @@
-"""What really happened with each donor, from the scheduler's own transitions: the facts behind its reliability
-score.
-"""
+"""What really happened with each donor, from the scheduler's transitions: the facts behind its reliability."""
 
 from __future__ import annotations
 

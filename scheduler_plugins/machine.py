@@ -1,6 +1,4 @@
-"""What this machine is as a donor: its settings, its GPU, and an id that stays the same when its worker starts
-again.
-"""
+"""What this machine is as a donor: its settings, its GPU, and an id that outlives its worker."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The page ``/grid`` of the Dask dashboard: who is here, in what state and why, how reliable, and what runs and
-waits.
-"""
+"""The page ``/grid`` of the Dask dashboard: who is here, why in that state, how reliable, what runs and waits."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""``--preload idlegrid.scheduler_plugins.preload``: gives a stock scheduler the rules, and a stock worker its
-donor's facts.
+"""``--preload idlegrid.scheduler_plugins.preload``: the rules for a stock scheduler, the facts for a stock worker.
 
 The same module serves ``dask scheduler``, ``dask worker`` and ``dask-cuda-worker``.
 """

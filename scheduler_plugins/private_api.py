@@ -1,6 +1,4 @@
-"""What the rules rely on in distributed beyond its public API: checked when they are attached, so that an upgrade
-fails loudly.
-"""
+"""What the rules rely on beyond distributed's public API: checked when attached, so that upgrades fail loudly."""
 
 from __future__ import annotations
 
