@@ -39,6 +39,7 @@ def test_a_taken_port_is_told_before_anything_starts():
 @pytest.mark.slow
 def test_workers_are_donors_of_their_regions_with_the_configured_limits():
     settings = Settings.model_validate({"load_control": {"max_concurrent_jobs": 2, "max_jobs_per_hour": 9}})
+    before = set(psutil.Process().children(recursive=True))
     with local_cluster(workers=3, regions=["oceania", "asia-east"], settings=settings) as cluster:
         state = cluster.scheduler.handlers["grid_state"]()
         assert {row["name"]: row["region"] for row in state["workers"]} == {
@@ -50,10 +51,10 @@ def test_workers_are_donors_of_their_regions_with_the_configured_limits():
         assert {ws.nthreads for ws in cluster.scheduler.workers.values()} == {2}
         assert cluster.scheduler_address.startswith(f"tcp://{LOOPBACK}:")
         assert all(address.startswith(f"tcp://{LOOPBACK}:") for address in cluster.scheduler.workers)
-        processes = psutil.Process().children(recursive=True)
-        assert len(processes) >= 3
-    _gone, alive = psutil.wait_procs(processes, timeout=10)
-    assert [process for process in alive if "spawn_main" in " ".join(process.cmdline())] == []
+        processes = set(psutil.Process().children(recursive=True)) - before
+        workers = [process for process in processes if "spawn_main" in " ".join(process.cmdline())]
+        assert len(workers) == 3
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
 SCRIPT = """
