@@ -166,6 +166,8 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _transition(self, ts: TaskState, start: str, finish: str, said: Mapping[str, Any]) -> None:
         if start == "processing":
             if not (ts.actor and finish == "memory"):  # an actor keeps its slot while it lives
+                if ts in self.assigned:
+                    self.assigned[ts].seat.ws.actors.discard(ts)  # Dask keeps one that was cancelled while it was made
                 self._finish(ts, finish, said)
         elif start == "memory":
             if ts.actor:

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -101,10 +101,11 @@ class EngineActor:
         self._thread = HostThread(host, _host_of(worker.address))
         weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
         plugin = worker.plugins.get(_PLUGIN)
+        contact = worker.contact_address or worker.address
         return Placed(
-            address=self._thread.address,
+            address=replace(self._thread.address, host=_host_of(contact)),
             donor_id="" if plugin is None else plugin.donor.id,
-            worker=worker.contact_address or worker.address,
+            worker=contact,
         )
 
     def stop(self) -> None:

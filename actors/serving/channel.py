@@ -7,15 +7,17 @@ import contextlib
 import itertools
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..llm.request import Event, Finished, Request, Tokens
 from .errors import KINDS, ChannelLost, StreamLost
 from .payload import event_from_wire, request_to_wire
-from .status import HostStatus
+from .status import HostState, HostStatus
 from .wire import VERSION, Connection, Frame, ProtocolError
 
+LOADING = 6
+"""A host that loads may be silent so many times as long: importing and mapping can hold a process for seconds."""
 WINDOW = 16
 """Frames of one stream that may be under way; a reader that is slower gets several tokens in one."""
 
@@ -26,7 +28,7 @@ class Address:
 
     host: str
     port: int
-    token: str
+    token: str = field(repr=False)
     """Secret of this one host; it travels only by Dask's own, authenticated, control plane."""
     epoch: int = 0
     """Of the placement that made the host: an older host on the same port is not taken for it."""
@@ -113,9 +115,8 @@ class Channel:
                 if isinstance(frame, Exception):
                     ended = not isinstance(frame, TimeoutError)
                     raise frame
-                at = int(frame["at"])
-                for wire in frame["events"]:
-                    event = event_from_wire(wire)
+                at, events = _read(frame)
+                for event in events:
                     ended = isinstance(event, Finished)
                     yield at, event
                     at += len(event.ids) if isinstance(event, Tokens) else 0
@@ -203,8 +204,9 @@ class Channel:
             self._send({"op": "ping", "n": number})
             await asyncio.sleep(heartbeat)
             self._quiet += 1
-            if self._quiet * heartbeat >= deadline:
-                self._lose(f"the host was silent for {deadline:g} s")
+            patience = deadline * (LOADING if self.status.state is HostState.LOADING else 1)
+            if self._quiet * heartbeat >= patience:
+                self._lose(f"the host was silent for {patience:g} s")
                 return
 
     def _lose(self, why: str) -> None:
@@ -222,3 +224,10 @@ class Channel:
             if task is not asyncio.current_task():
                 task.cancel()
         self._told()
+
+
+def _read(frame: Frame) -> tuple[int, list[Event]]:
+    try:
+        return int(frame["at"]), [event_from_wire(wire) for wire in frame["events"]]
+    except (KeyError, TypeError, ValueError, ProtocolError) as error:
+        raise StreamLost(f"the host sent events that can't be read: {error!r}") from error

@@ -110,7 +110,7 @@ def reconcile(
     placing = any(not one.donor_id for one in staying)  # one at a time: the next must not come to the same donor
     actions: list[Action] = list(retired.values())
     if missing > 0 and not placing and now >= setbacks.next_try(patience):
-        taken = frozenset(one.donor_id for one in alive if one.donor_id)
+        taken = frozenset(one.donor_id for one in alive if one.donor_id and one.epoch not in retired)
         why = f"{len(staying)} of {deployment.replicas} replicas are there"
         actions.append(Place(taken | setbacks.cooling(now, patience), why))
     return Decision(tuple(actions), setbacks)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ...actors.llm.engine_face import EngineClosed, QueueFull
 from ...actors.llm.request import Event, Finished, FinishReason, Request, RequestRefused
@@ -24,6 +25,19 @@ GRACE = 2.0
 """Seconds that an engine may be late with its own word on a request whose time is over."""
 ASK_AGAIN = 0.25
 """Seconds after which a replica that had no room is asked again."""
+
+
+class Fleet(Protocol):
+    """The replicas of one deployment, as a router sees them: a `Supervisor`."""
+
+    changed: Notice
+    closed: bool
+
+    def replicas(self) -> Sequence[LiveReplica]:
+        """Those that are there."""
+
+    def why(self) -> str:
+        """Why fewer serve than are wanted."""
 
 
 class NoReplica(EngineClosed):
@@ -53,19 +67,13 @@ class _Trip:
 class Router:
     """Routes among the replicas of one deployment. Belongs to one event loop."""
 
-    def __init__(
-        self,
-        replicas: Callable[[], Iterable[LiveReplica]],
-        changed: Notice,
-        why: Callable[[], str],
-        *,
-        patience: float = 60.0,
-        most_losses: int = 3,
-    ) -> None:
+    def __init__(self, fleet: Fleet, *, patience: float = 60.0, most_losses: int = 3) -> None:
         """`patience`: seconds that a request waits for a replica that could take it. `most_losses`: so many replicas
         may be lost under one request: it might be what kills them.
         """
-        self._replicas, self._changed, self._why = replicas, changed, why
+        self.losses = 0
+        """How often a request lost its replica under way and had to go on elsewhere."""
+        self._fleet = fleet
         self._patience, self._most_losses = patience, most_losses
         self._service = uuid.uuid4().hex[:8]
 
@@ -118,6 +126,7 @@ class Router:
 
     def _note_loss(self, trip: _Trip, replica: LiveReplica, error: Exception) -> Finished | None:
         """The end of a request under which too many replicas were lost."""
+        self.losses += 1
         trip.lost_on.add(replica.epoch)
         known = len(trip.journal.known)
         logger.warning("request %s lost its replica after %d tokens: %s", trip.request.id, known, error)
@@ -134,14 +143,16 @@ class Router:
         """A replica that may take the request; waits for one. Raises NoReplica or QueueFull."""
         loop = asyncio.get_running_loop()
         give_up_at = min(loop.time() + self._patience, trip.ends_at or float("inf"))
-        while (left := give_up_at - loop.time()) > 0:
-            serving = {one.epoch: (one, channel) for one in self._replicas() if (channel := one.serving) is not None}
+        while (left := give_up_at - loop.time()) > 0 and not self._fleet.closed:
+            serving = {
+                one.epoch: (one, channel) for one in self._fleet.replicas() if (channel := one.serving) is not None
+            }
             asked = [_candidate(*pair) for epoch, pair in serving.items() if epoch not in trip.refused]
             if (chosen := choose(asked, trip.key, avoid=trip.lost_on)) is not None:
                 return serving[chosen.epoch]
             if serving and trip.full is not None and not trip.accepted:
                 raise trip.full
-            await self._changed.wait(min(left, ASK_AGAIN))
+            await self._fleet.changed.wait(min(left, ASK_AGAIN))
             trip.refused.clear()
         raise NoReplica(self._told(trip))
 
@@ -151,7 +162,8 @@ class Router:
 
     def _told(self, trip: _Trip) -> str:
         lost = f"its replica was lost ({trip.losses[-1]}), and " if trip.losses else ""
-        return f"{lost}no replica could take it within {self._patience:g} s: {self._why() or 'all are busy'}"
+        why = self._fleet.why() or "all are busy"
+        return f"{lost}no replica could take it{'' if self._fleet.closed else f' within {self._patience:g} s'}: {why}"
 
 
 def _candidate(replica: LiveReplica, channel: Channel) -> Candidate:

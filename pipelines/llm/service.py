@@ -46,6 +46,8 @@ class Served:
     """That serve now."""
     facts: EngineFacts | None
     """None until a replica has been ready once."""
+    losses: int
+    """How often a stream lost its replica and went on elsewhere."""
     why: str
     """Why fewer serve than are wanted; empty when all do."""
 
@@ -114,7 +116,7 @@ class LlmService:
         if deployment.model in self._models:
             raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
         supervisor = Supervisor(deployment, self._link, self._patience)
-        router = Router(supervisor.replicas, supervisor.changed, supervisor.why, patience=self._wait)
+        router = Router(supervisor, patience=self._wait)
         self._models[deployment.model] = _Model(supervisor, router)
         supervisor.start()
 
@@ -196,13 +198,14 @@ class LlmService:
         supervisor = model.supervisor
         try:
             async with asyncio.timeout(self._wait):
-                while True:
+                while not supervisor.closed:
                     for replica in supervisor.replicas():
                         if (channel := replica.serving) is not None:
                             return channel
                     await supervisor.changed.wait()
         except TimeoutError:
-            raise NoReplica(f"no replica within {self._wait:g} s: {supervisor.why()}") from None
+            pass
+        raise NoReplica(f"no replica within {self._wait:g} s: {supervisor.why()}")
 
     async def _ask(self, name: str, what: str, *args: Any) -> Any:
         model = self._model(name)
@@ -241,6 +244,7 @@ def _served(model: _Model) -> Served:
         replicas=deployment.replicas,
         ready=sum(view.phase is Phase.READY for view in model.supervisor.views()),
         facts=model.facts,
+        losses=model.router.losses,
         why=model.supervisor.why(),
     )
 

@@ -35,6 +35,8 @@ class Supervisor:
         self.deployment = deployment
         self.changed = Notice()
         """Told whenever a replica may have come, gone or changed."""
+        self.closed = False
+        """No replica will come any more."""
         self.last_end = ""
         """Why the last replica that ended did."""
         self._link, self._patience, self._clock = link, patience or Patience(), clock
@@ -66,6 +68,8 @@ class Supervisor:
 
     def why(self) -> str:
         """Why fewer replicas serve than are wanted, in a sentence; empty when all do."""
+        if self.closed:
+            return f"{self.deployment.model} is not served any more"
         views = self.views()
         ready = sum(one.phase is Phase.READY for one in views)
         if ready >= self.deployment.replicas:
@@ -81,6 +85,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """End all replicas and stop looking after them. Idempotent."""
+        self.closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -105,6 +105,24 @@ async def test_an_actor_holds_its_slot_while_it_lives_and_the_score_places_it():
             assert await (await third).where() == "near"
 
 
+class SlowToMake:
+    """An actor whose constructor holds on."""
+
+    def __init__(self, event):
+        hold(event)
+
+
+async def test_an_actor_that_is_cancelled_while_it_is_made_gives_its_slot_back():
+    async with cluster(donor("a")) as c:
+        with dask.annotate(**annotation()):
+            actor = c.client.submit(SlowToMake, "made", actor=True, pure=False)
+        await until(lambda: c.load("a").running == 1)
+        await c.client.cancel([actor], force=True)
+        await until(lambda: c.load("a").running == 0)
+        await Event("made", client=c.client).set()
+        assert await placed(c, 1) == {"a": 1}
+
+
 async def test_the_hourly_cap_holds_and_the_hour_slides():
     clock = HandClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
     async with cluster(donor("a", max_jobs_per_hour=3), clock=clock) as c:

@@ -148,30 +148,33 @@ async def test_a_client_that_falls_silent_is_given_up():
         await stream.aclose()
 
 
-async def test_a_host_that_falls_silent_is_lost_and_a_stopped_client_loses_nobody():
+async def test_a_host_that_falls_silent_is_lost():
     async with served() as (host, _, _):
-        mute = await asyncio.start_server(lambda r, w: _greet_and_fall_silent(r, w), "127.0.0.1", 0)
-        spoken = await Channel.open(
-            replace(_address(host), port=mute.sockets[0].getsockname()[1]), heartbeat=0.02, deadline=0.3
-        )
-        stream = spoken.stream(a_request())
+        mute = await asyncio.start_server(_tell_once_and_fall_silent, "127.0.0.1", 0)
+        address = replace(_address(host), port=mute.sockets[0].getsockname()[1])
+        channel = await Channel.open(address, heartbeat=0.02, deadline=0.3)
         with pytest.raises(ChannelLost, match=r"silent for 0\.3 s"):
-            await asyncio.wait_for(anext(stream), DEADLINE)
+            await asyncio.wait_for(read(channel, a_request()), DEADLINE)
         mute.close()
-        living = await Channel.open(_address(host), heartbeat=0.02, deadline=0.3)
-        time.sleep(0.8)  # noqa: ASYNC251 - this process stands still, its loop too
-        assert len((await read(living, a_request()))[0]) == 20
-        assert living.lost is None
-        await living.close()
 
 
-async def _greet_and_fall_silent(reader, writer):
+async def _tell_once_and_fall_silent(reader, writer):
     connection = Connection(reader, writer)
     await connection.receive()
     connection.send({"op": "welcome", "epoch": 7})
-    await asyncio.sleep(0)
+    connection.send({"op": "status", "status": {"state": "ready"}})
     await reader.read()
     writer.close()
+
+
+async def test_a_client_that_stood_still_loses_nobody():
+    async with served() as (host, _, _):
+        channel = await Channel.open(_address(host), heartbeat=0.02, deadline=0.3)
+        await until(lambda: channel.status.state is HostState.READY)
+        time.sleep(0.8)  # noqa: ASYNC251 - the whole process, its loop too
+        assert len((await read(channel, a_request()))[0]) == 20
+        assert channel.lost is None
+        await channel.close()
 
 
 def _address(host):

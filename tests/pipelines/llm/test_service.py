@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from chain_engine import answer_to, text_of
-from serving_helpers import DEADLINE, MODEL, Reader, a_request, chain, donors, ready, serving, small_grid, until
+from serving_helpers import DEADLINE, MODEL, QUICK, Reader, a_request, chain, donors, ready, serving, small_grid, until
 from small_cluster import donor
 
 from idlegrid.actors.llm.engine_face import QueueFull
@@ -56,7 +57,7 @@ async def test_each_replica_has_a_donor_of_its_own_and_only_where_the_rules_allo
 
 
 async def test_nobody_may_take_it():
-    async with small_grid(donor("a")) as c, LlmService(c.client, [chain()], wait=2.5) as service:
+    async with small_grid(donor("a")) as c, LlmService(c.client, [chain()], wait=1.8) as service:
         with pytest.raises(NoReplica, match="type_not_supported"):
             await Reader(service, a_request()).ended()
         assert "type_not_supported" in (await service.ready()).reason
@@ -92,6 +93,16 @@ async def test_a_request_ends_when_its_time_is_over_wherever_it_is():
         assert (await reader.ended()).reason is FinishReason.TIMEOUT
 
 
+async def test_a_service_that_closes_ends_its_streams():
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
+        reader = Reader(service, a_request(n=100_000))
+        await reader.at_least(1)
+        await service.withdraw(MODEL)
+        end = await reader.ended()
+        assert end.reason is FinishReason.ERROR
+        assert "chain is not served any more" in end.error
+
+
 async def test_who_stops_reading_frees_the_replica():
     async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
         reader = Reader(service, a_request(n=100_000))
@@ -102,9 +113,11 @@ async def test_who_stops_reading_frees_the_replica():
         await until(lambda: replica.serving.status.running == 0)
 
 
-async def test_a_donor_that_drains_is_left_and_nobody_notices():
-    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
-        reader = Reader(service, a_request(n=600))
+@pytest.mark.parametrize("patience", [5.0, 0.0], ids=["it-finishes-there", "it-is-moved"])
+async def test_a_donor_that_drains_is_left_and_nobody_notices(patience):
+    options = {"patience": replace(QUICK, drain=patience)}
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005), **options) as service:
+        reader = Reader(service, a_request(n=250))
         await reader.at_least(5)
         await c.join(llm("b"))
         await c.client.scheduler.grid_control(donor="a", action="drain")
@@ -113,10 +126,12 @@ async def test_a_donor_that_drains_is_left_and_nobody_notices():
         retired = await c.client.retire_workers([c.workers["a"].address])
         assert len(retired) == 1
         assert (await reader.ended()).reason is FinishReason.LENGTH
-        assert reader.tokens == answer_to(a_request(n=600))
+        assert reader.tokens == answer_to(a_request(n=250))
         assert reader.text == text_of(reader.tokens)
+        assert (await service.models())[0].losses == (0 if patience else 1)
 
 
+@pytest.mark.slow
 async def test_a_model_that_cannot_be_loaded_is_tried_elsewhere_ever_more_rarely_and_says_why(tmp_path):
     fails = tmp_path / "fails"
     fails.touch()
@@ -143,6 +158,7 @@ async def test_closing_gives_every_place_back_and_leaves_no_thread():
         await until(lambda: all(thread.name != "idlegrid-host" for thread in threading.enumerate()))
 
 
+@pytest.mark.slow
 async def test_a_service_that_vanishes_leaves_no_engine_behind():
     async with small_grid(llm("a")) as c:
         service = await LlmService(c.scheduler.address, [chain()]).__aenter__()
