@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -143,7 +143,7 @@ class LlmService:
             known.facts = _facts((await self._serving(known)).status.facts or {})
         return known.facts
 
-    async def generate(self, model: str, request: Request) -> AsyncIterator[Event]:
+    async def generate(self, model: str, request: Request) -> AsyncGenerator[Event, None]:
         """Tokens, then exactly one Finished, whatever happens to the replicas. Closing it early aborts the request.
 
         Raises UnknownModel, RequestRefused, QueueFull or NoReplica before the first event, when nobody accepted it.

@@ -20,7 +20,7 @@ from idlegrid.pipelines.llm.reconcile import Patience
 from idlegrid.pipelines.llm.service import LlmService
 
 HERE = Path(__file__).parent
-DEADLINE = 15.0
+DEADLINE = 60.0
 """Seconds after which a test that waits for an event has failed."""
 QUICK = Patience(start=5, load=20, silence=2, stall=20, drain=5, cool=0.5, cool_most=2)
 MODEL = "chain"
