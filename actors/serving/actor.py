@@ -60,7 +60,7 @@ class HostThread:
         self._loop = asyncio.get_running_loop()
         try:
             address = await self._host.start(listen)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whoever asked for the thread waits for an answer, whatever it is
             started.set_exception(error)
             return
         started.set_result(address)

@@ -83,9 +83,11 @@ class Channel:
                 welcome = await connection.receive()
             if welcome["op"] != "welcome" or welcome.get("epoch") != address.epoch:
                 raise ProtocolError(f"not the host that was looked for, but one of epoch {welcome.get('epoch')}")
-        except (OSError, TimeoutError) as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
+            if not isinstance(error, OSError | TimeoutError):
+                raise
             why = str(error) or f"no answer within {patience:g} s"
             raise ChannelLost(f"no host at {address.host}:{address.port}: {why}") from error
         return cls(connection, heartbeat, deadline, told)
