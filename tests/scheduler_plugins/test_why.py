@@ -72,7 +72,7 @@ async def test_running_finished_failed_and_unknown_tasks():
             behind = c.client.submit(where, pure=False)
             later = c.client.submit(where, pure=False)
             after = c.client.submit(where, running, pure=False)
-        await until(lambda: c.state(later) == "no-worker")
+        await until(lambda: c.state(later) == "no-worker" and c.state(after) == "waiting")
         answer = await why(c, running)
         assert (answer["state"], answer["summary"]) == ("processing", "is with a")
         assert "nobody may take it now (1 × concurrency)" in (await why(c, behind))["summary"]
