@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from dialogues import training_dialogues
@@ -27,13 +27,15 @@ def training_batches(
     """Endless (input ids, labels), each (B, T) int64 with B * T at most `batch_tokens`; labels are one step ahead.
 
     `pool` dialogues are drawn, sorted by length, cut into batches and shuffled, and so on. Those longer than
-    `max_length` tokens are left out.
+    `max_length` tokens are left out, and to begin with all but the shortest: 40 tokens, 10 more with every pool.
     """
     source = training_dialogues(seed)
     rng = random.Random(seed)
-    while True:
+    for longest in count(40, 10):
         encoded = [encode(tokenizer, dialogue) for dialogue in islice(source, pool)]
-        short = sorted((item for item in encoded if len(item[0]) <= max_length), key=lambda item: len(item[0]))
+        short = sorted(
+            (item for item in encoded if len(item[0]) <= min(longest, max_length)), key=lambda item: len(item[0])
+        )
         batches = list(_cut(short, batch_tokens))
         rng.shuffle(batches)
         for batch in batches:

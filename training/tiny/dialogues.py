@@ -17,14 +17,8 @@ SYSTEM_PROMPTS = (
     "Be exact. Give the answer alone.",
     "You answer questions about numbers, words and tables.",
 )
-WEIGHTS = {
-    "addition": 2.5,
-    "subtraction": 2.5,
-    "sort_words": 1.5,
-    "count_letters": 1.5,
-    "sort_numbers": 1.5,
-    "lookup": 1.5,
-}
+WEIGHTS = {"addition": 5, "subtraction": 5, "product": 3, "count_letters": 2.5, "reverse": 2.5, "spell": 2}
+WEIGHTS |= dict.fromkeys(("count_items", "sort_words", "sort_numbers", "lookup"), 1.5)
 """How often a kind is drawn; 1 for those that are not listed."""
 
 ABOUT = (
@@ -109,4 +103,4 @@ def _trained(kind: str, rng: random.Random, vocabulary: Vocabulary) -> Task:
 
 
 def _system(rng: random.Random) -> str | None:
-    return rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.3 else None
+    return rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.2 else None

@@ -34,7 +34,7 @@ Draw = tuple[str, str, str]
 
 
 def addition(rng: random.Random, _: Vocabulary) -> Draw:
-    """a + b, mostly of two digits, up to 999."""
+    """a + b, both from 0 to 99."""
     a, b = _number(rng), _number(rng)
     ask = rng.choice(
         (
@@ -54,7 +54,7 @@ def addition(rng: random.Random, _: Vocabulary) -> Draw:
 
 
 def subtraction(rng: random.Random, _: Vocabulary) -> Draw:
-    """a - b with a not below b, mostly of two digits, up to 999."""
+    """a - b with a not below b, both from 0 to 99."""
     b, a = sorted((_number(rng), _number(rng)))
     ask = rng.choice(
         (
@@ -95,7 +95,7 @@ def product(rng: random.Random, _: Vocabulary) -> Draw:
 def count_numbers(rng: random.Random, _: Vocabulary) -> Draw:
     """Count from a to b, up or down, at most 40 numbers."""
     low = rng.choice((0, 1, 1, 1, rng.randint(2, 99)))
-    high = low + rng.choice((rng.randint(2, 12), rng.randint(2, 40)))
+    high = low + (rng.randint(2, 40) if rng.random() < 0.2 else rng.randint(2, 12))
     if rng.random() < 0.25:
         low, high = high, low
         ask = rng.choice((f"Count down from {low} to {high}.", f"Count backwards from {low} to {high}."))
@@ -112,8 +112,8 @@ def count_numbers(rng: random.Random, _: Vocabulary) -> Draw:
 
 
 def count_items(rng: random.Random, vocabulary: Vocabulary) -> Draw:
-    """How many items a list has, 1 to 9."""
-    items = [vocabulary.word(rng) for _ in range(rng.randint(1, 9))]
+    """How many items a list has, 1 to 8."""
+    items = [vocabulary.word(rng) for _ in range(rng.randint(1, 8))]
     text = ", ".join(items)
     ask = rng.choice(
         (
@@ -153,8 +153,8 @@ def count_letters(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 
 def sort_words(rng: random.Random, vocabulary: Vocabulary) -> Draw:
-    """2 to 6 words into alphabetical order."""
-    items = vocabulary.words(rng, rng.randint(2, 6))
+    """2 to 5 words into alphabetical order."""
+    items = vocabulary.words(rng, rng.randint(2, 5))
     text = ", ".join(items)
     ask = rng.choice(
         (
@@ -170,9 +170,9 @@ def sort_words(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 
 def sort_numbers(rng: random.Random, _: Vocabulary) -> Draw:
-    """2 to 6 different numbers, up or down."""
-    top = rng.choice((20, 99, 99, 999))
-    numbers = rng.sample(range(top + 1), rng.randint(2, 6))
+    """2 to 5 different numbers, up or down."""
+    top = rng.choice((20, 99, 99, 99, 999))
+    numbers = rng.sample(range(top + 1), rng.randint(2, 5))
     text = ", ".join(map(str, numbers))
     down = rng.random() < 0.3
     asks: tuple[str, ...]
@@ -227,7 +227,7 @@ def reverse(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 
 def lookup(rng: random.Random, vocabulary: Vocabulary) -> Draw:
-    """One value out of a table or a list of facts, 2 to 8 lines; "I don't know." when it isn't there."""
+    """One value out of a table or a list of facts, 2 to 6 lines; "I don't know." when it isn't there."""
     keys, value_of, noun = _facts(rng, vocabulary)
     absent = rng.random() < 0.12
     known = keys[1:] if absent else keys
@@ -276,8 +276,8 @@ def extract(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 
 def repeat(rng: random.Random, vocabulary: Vocabulary) -> Draw:
-    """A word or two n times, 2 to 9."""
-    text, times = " ".join(vocabulary.words(rng, rng.choice((1, 1, 1, 2)))), rng.randint(2, 9)
+    """A word or two n times, 2 to 6."""
+    text, times = " ".join(vocabulary.words(rng, rng.choice((1, 1, 1, 2)))), rng.randint(2, 6)
     ask = rng.choice(
         (
             f"Repeat {text} {times} times.",
@@ -293,7 +293,7 @@ def repeat(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 def say(rng: random.Random, vocabulary: Vocabulary) -> Draw:
     """A sentence to the letter."""
-    words = [vocabulary.word(rng) if rng.random() < 0.8 else str(rng.randint(0, 99)) for _ in range(rng.randint(1, 8))]
+    words = [vocabulary.word(rng) if rng.random() < 0.8 else str(rng.randint(0, 99)) for _ in range(rng.randint(1, 6))]
     text = " ".join(words)
     if rng.random() < 0.5:
         text = text.capitalize() + rng.choice((".", "!", "?", ""))
@@ -337,13 +337,13 @@ def draw_task(kind: str, rng: random.Random, vocabulary: Vocabulary) -> Task:
 
 
 def _number(rng: random.Random) -> int:
-    """0 to 999: two digits for six in ten, three for three, one for one."""
-    return rng.randint(*rng.choices(((0, 9), (10, 99), (100, 999)), (1, 6, 3))[0])
+    """0 to 99, one digit more often than chance would have it."""
+    return rng.randint(0, 9) if rng.random() < 0.15 else rng.randint(10, 99)
 
 
 def _facts(rng: random.Random, vocabulary: Vocabulary) -> tuple[list[str], dict[str, str], str]:
     """Keys, the value of each, and what the values are: "age", "city", "price" or "code"."""
-    count = rng.choice((2, 3, 3, 4, 4, 5, 6, 8))
+    count = rng.choice((2, 2, 3, 3, 4, 5, 6))
     noun = rng.choice(("age", "city", "price", "code"))
     keys = vocabulary.names(rng, count) if noun in ("age", "city") else vocabulary.words(rng, count)
     values = {

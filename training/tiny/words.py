@@ -52,11 +52,11 @@ class Vocabulary:
 
 
 def made_up(rng: random.Random) -> str:
-    """A word that could be pronounced, 2 to 10 letters."""
+    """A word that could be pronounced, 2 to 9 letters."""
     while True:
-        syllables = rng.choices((1, 2, 3), (3, 5, 2))[0]
+        syllables = rng.choices((1, 2, 3), (4, 5, 1))[0]
         word = "".join(_syllable(rng) for _ in range(syllables))
-        if 2 <= len(word) <= 10:
+        if 2 <= len(word) <= 9:
             return word
 
 
