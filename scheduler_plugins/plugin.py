@@ -49,6 +49,10 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.assigned: dict[TaskState, Assignment] = {}
         self.running_by_type: Counter[str] = Counter()
 
+    async def close(self) -> None:
+        """The scheduler closes."""
+        self.offers.stop()
+
     @property
     def now(self) -> datetime:
         """The time by the grid's clock."""
