@@ -22,6 +22,7 @@ from ..grid.jobs import Ask
 from ..grid.regions import check_region
 from ..grid.suggest import did_you_mean
 from ..pipelines.bulk import BulkReport, embed_parquet
+from .grid_llm import GridLlm
 from .links import ask as ask_scheduler
 from .links import connect, page_of
 from .local import local_cluster
@@ -31,7 +32,7 @@ from .ports import LOOPBACK
 ACTIONS = ("pause", "resume", "drain")
 
 
-class Grid:
+class Grid(GridLlm):
     """A grid of workers: on this machine, or behind a scheduler's address.
 
     ``Grid()`` starts a scheduler with our plugins and one worker per core (or per GPU); ``Grid("tcp://host:8786")``
@@ -66,6 +67,7 @@ class Grid:
             raise ValueError("allow_cross_region=False needs a region in which the work has to stay")
         if address is not None and (workers is not None or regions is not None):
             raise ValueError("workers and regions shape a grid that is started here; leave them out with an address")
+        super().__init__()
         self._cluster: SpecCluster | None = None
         if address is None:
             self._cluster = local_cluster(
@@ -124,6 +126,7 @@ class Grid:
 
         See `idlegrid.pipelines.bulk.embed_parquet` for the options and what is guaranteed.
         """
+        self._make_way()
         return embed_parquet(self.client, source, target, column=column, **options)
 
     def submit(self, function: Callable[..., Any], *args: Any, ask: Ask | None = None, **kwargs: Any) -> Future:
@@ -151,6 +154,7 @@ class Grid:
     def _annotated(self, ask: Ask | None) -> Any:
         if ask is None:
             return dask.annotate()
+        self._make_way()
         if ask.region is None:
             ask = replace(ask, region=self._region, allow_cross_region=self._allow_cross_region)
         return dask.annotate(grid=ask.to_annotation())
@@ -204,6 +208,7 @@ class Grid:
 
     def close(self) -> None:
         """Disconnect; a grid that was started here ends."""
+        self._close_llm()
         self.client.close()
         if self._cluster is not None:
             self._cluster.close()

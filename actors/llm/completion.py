@@ -22,6 +22,9 @@ class Completion:
     cached_tokens: int
     """Of the prompt, found in the prefix cache."""
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class GenerationFailed(RuntimeError):
     """The answer did not come to its natural end; the message says why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from ..resident import Residents, tell_donor
 from ..serving.engines import EngineSpec, make_engine
 from .completion import Completion, collected
 from .engine_face import Engine, EngineClosed, EngineFacts
+from .reading import texts
 from .request import Request, RequestRefused
 
 T = TypeVar("T")
@@ -67,6 +68,10 @@ class EngineThread:
         except EngineClosed:
             self._broken = True
             raise
+
+    def texts(self, request: Request) -> Generator[str, None, Completion]:
+        """The answer in pieces, as they come; see `reading.texts`."""
+        return texts(self.engine.generate(request), self._loop)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run `work` on the engine's loop; cancelling the future cancels it."""

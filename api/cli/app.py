@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import config, doctor, embed, models, serve, status, worker
+from . import chat, config, doctor, embed, models, run, serve, status, worker
 from .output import tell
 
 _LOOK: dict[str, Any] = {
@@ -47,6 +47,8 @@ def _root(
 app.command("up")(serve.up)
 app.command("scheduler")(serve.scheduler)
 app.command("api")(serve.api)
+app.command("run")(run.run)
+app.command("chat")(chat.chat)
 app.command("embed")(embed.embed)
 app.command("models")(models.models)
 app.command("status")(status.status)
@@ -86,6 +88,8 @@ def _run(commands: typer.Typer) -> None:
 
 def _expected(error: Exception) -> bool:
     """Whether the message is all that a person needs. Imported only now: `--help` must not wait for pyarrow."""
+    from ...actors.llm.completion import GenerationFailed
+    from ...actors.llm.request import RequestRefused
     from ...actors.models import ModelNotFound
     from ...grid.catalogue import UnknownModel
     from ...grid.config import ConfigError
@@ -94,4 +98,15 @@ def _expected(error: Exception) -> bool:
     from ..ports import CannotStart
 
     kinds = (BulkError, CannotStart, ConfigError, ConnectionError, ModelNotFound, TimeoutError)
-    return isinstance(error, (*kinds, UnknownModel, UnknownRegionError))
+    llm: tuple[type[Exception], ...] = (GenerationFailed, RequestRefused, *_engine_errors())
+    return isinstance(error, (*kinds, *llm, UnknownModel, UnknownRegionError))
+
+
+def _engine_errors() -> tuple[type[Exception], ...]:
+    """What an engine says of a model that it can't load; none where no engine was loaded."""
+    found = []
+    for module, name in (("codec", "NoTokenizer"), ("families", "UnsupportedModel"), ("weights", "BadCheckpoint")):
+        loaded = sys.modules.get(f"idlegrid.actors.llm.{module}")
+        if loaded is not None:
+            found.append(getattr(loaded, name))
+    return tuple(found)

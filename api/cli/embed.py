@@ -75,10 +75,10 @@ def embed(
         "embedding_column": embedding_column,
         "error_column": error_column,
         "max_error_ratio": max_error_ratio,
-        "storage_options": _pairs(storage_option),
+        "storage_options": pairs(storage_option),
         "dry_run": dry_run,
     }
-    with _grid(scheduler, workers, region, settings(config)) as client:
+    with grid_for(scheduler, workers, region, settings(config)) as client:
         try:
             with shown() as listen:
                 report = embed_parquet(client, source, target, on_progress=listen, **options)
@@ -86,12 +86,13 @@ def embed(
             tell(f"stopped. What is in {target} is whole; run the same command again to go on.")
             raise typer.Exit(130) from None
     if as_json:
-        print_json(_document(report))
+        print_json(document(report))
     else:
-        _print_report(report)
+        print_report(report)
 
 
-def _pairs(words: list[str] | None) -> dict[str, Any] | None:
+def pairs(words: list[str] | None) -> dict[str, Any] | None:
+    """The values of `--storage-option`."""
     if not words:
         return None
     for word in words:
@@ -101,7 +102,9 @@ def _pairs(words: list[str] | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _grid(scheduler: str | None, workers: int | None, regions: list[str] | None, values: Settings) -> Iterator[Client]:
+def grid_for(
+    scheduler: str | None, workers: int | None, regions: list[str] | None, values: Settings
+) -> Iterator[Client]:
     """The grid to work on: the one named here or in the configuration, else one of our own on this machine."""
     address = scheduler or values.scheduler.address
     if address is not None:
@@ -121,12 +124,14 @@ def _grid(scheduler: str | None, workers: int | None, regions: list[str] | None,
         yield grid.client
 
 
-def _document(report: BulkReport) -> dict[str, Any]:
+def document(report: BulkReport) -> dict[str, Any]:
+    """A report for programs."""
     document = {field.name: getattr(report, field.name) for field in dataclasses.fields(report) if field.name != "plan"}
     return document | {"model": report.plan.model, "facts": dict(report.plan.facts), "files": list(report.plan.urls)}
 
 
-def _print_report(report: BulkReport) -> None:
+def print_report(report: BulkReport) -> None:
+    """A report for people."""
     plan = report.plan
     if report.dry_run:
         say(

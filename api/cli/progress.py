@@ -27,8 +27,8 @@ _COLUMNS = (
 
 
 @contextmanager
-def shown() -> Iterator[Callable[[Look], None]]:
-    """A listener for a job's progress."""
+def shown(doing: str = "embedding") -> Iterator[Callable[[Look], None]]:
+    """A listener for a job's progress; `doing` is what it does."""
     notices = Notices()
     if not sys.stderr.isatty():
         yield _lines(notices)
@@ -42,7 +42,7 @@ def shown() -> Iterator[Callable[[Look], None]]:
             known = look.rows_total > 0 and look.units_total > 0
             bar.update(
                 task,
-                description="embedding" if known else "planning",
+                description=doing if known else "planning",
                 total=look.rows_total if known else None,
                 completed=look.rows,
                 numbers=numbers(look) if known else "",

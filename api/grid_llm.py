@@ -1,0 +1,159 @@
+"""The part of `Grid` that talks with language models: answers as futures, and word by word."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from distributed import Client, Future
+
+from ..actors.llm.completion import Completion
+from ..actors.llm.reading import texts
+from ..actors.llm.request import Event, Request, Sampling
+from ..actors.llm.tasks import Conversation, answer, answer_all
+from ..grid import catalogue
+from ..grid.jobs import Ask
+from ..pipelines.bulk import BulkReport, chat_parquet
+from ..pipelines.llm.deployment import Deployment
+from ..pipelines.llm.service import LlmService
+
+
+class GridLlm:
+    """What a `Grid` can do with language models. Its host gives `client`, `_annotated` and `_submit`."""
+
+    client: Client
+    _annotated: Callable[..., Any]
+    _submit: Callable[..., Future]
+    _service: LlmService | None = None
+
+    def __init__(self) -> None:
+        self._streams: Counter[str] = Counter()
+        """Model → streams of it that are under way."""
+        self._unwanted: set[str] = set()
+        """Models whose replicas are to end with their last stream."""
+
+    def chat(self, conversation: Conversation, *, model: str | None = None, **sampling: Any) -> Future:
+        """A future of a `Completion`: the answer to a question, or to a list of messages with `role` and `content`.
+
+        `sampling`: see `Sampling`, e.g. ``max_tokens=100, temperature=0, seed=7``. Raises TypeError for another word.
+        """
+        return self._answer(conversation, model, sampling, raw=False)
+
+    def complete(self, prompt: str, *, model: str | None = None, **sampling: Any) -> Future:
+        """A future of a `Completion`: how a text goes on. Options as in `chat`."""
+        return self._answer(prompt, model, sampling, raw=True)
+
+    def map_chat(
+        self,
+        conversations: Iterable[Conversation],
+        *,
+        model: str | None = None,
+        batch_size: int = 64,
+        **sampling: Any,
+    ) -> list[Future]:
+        """Futures of lists of `Completion`, one per `batch_size` conversations, in order; a batch is computed together.
+
+        Each conversation has a seed of its own, which follows from `seed` and its number. For whole datasets use
+        `chat_parquet`.
+        """
+        if isinstance(conversations, str):
+            raise TypeError("conversations must be a list; for one question use `chat`")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        name, asked, items = catalogue.canonical(model, "llm"), _sampling(sampling), list(conversations)
+        with self._annotated(Ask(type="llm", model=name)):
+            return [
+                self._submit(answer_all, name, items[first : first + batch_size], asked, first=first, name="chat")
+                for first in range(0, len(items), batch_size)
+            ]
+
+    def chat_parquet(self, source: str, target: str, **options: Any) -> BulkReport:
+        """Answer every row of a Parquet dataset into a new dataset; resumes where it was stopped.
+
+        See `idlegrid.pipelines.bulk.chat_parquet` for the options and what is guaranteed.
+        """
+        self._make_way()
+        return chat_parquet(self.client, source, target, **options)
+
+    def stream(
+        self, conversation: Conversation, *, model: str | None = None, raw: bool = False, **sampling: Any
+    ) -> Generator[str, None, Completion]:
+        """The answer word by word, as it comes: ``for text in grid.stream("Hello"): print(text, end="")``.
+
+        The first one of a model places a replica of it on the grid, which stays until the grid is closed, or until its
+        place is needed for `chat` and the like. The stream goes on if the replica's worker dies. Closing the iterator
+        ends the generation. Its return value is the `Completion`. Raises RequestRefused, QueueFull, NoReplica and
+        GenerationFailed. `raw`: a text to go on from.
+        """
+        name, asked = catalogue.canonical(model, "llm"), _sampling(sampling)
+        return texts(self._events(name, conversation, asked, raw), self.client.loop.asyncio_loop)
+
+    def _answer(self, given: Conversation, model: str | None, sampling: Mapping[str, Any], *, raw: bool) -> Future:
+        name, asked = catalogue.canonical(model, "llm"), _sampling(sampling)
+        with self._annotated(Ask(type="llm", model=name)):
+            return self._submit(answer, name, given, asked, raw=raw, name="complete" if raw else "chat")
+
+    async def _events(
+        self, model: str, conversation: Conversation, sampling: Sampling, raw: bool
+    ) -> AsyncGenerator[Event, None]:
+        """The events of an answer. Belongs to Dask's event loop."""
+        service = await self._serving(model)
+        self._streams[model] += 1
+        try:
+            if raw:
+                prompt = await service.encode(model, str(conversation))
+            else:
+                prompt = await service.encode_chat(model, as_messages(conversation))
+            request = Request(id=uuid.uuid4().hex, prompt=tuple(prompt), sampling=sampling)
+            async with aclosing(service.generate(model, request)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._streams[model] -= 1
+            await self._withdraw_unwanted()
+
+    async def _serving(self, model: str) -> LlmService:
+        """The service, with a replica of this model placed or on its way."""
+        if self._service is None:
+            self._service = LlmService(self.client.scheduler.address)
+            await self._service.__aenter__()
+        if model not in {served.id for served in await self._service.models()}:
+            self._service.deploy(Deployment(model=model))
+        self._unwanted.discard(model)
+        return self._service
+
+    def _make_way(self) -> None:
+        """A replica that nobody streams from would hold the place of the tasks that come now."""
+        if self._service is not None:
+            self._unwanted |= set(self._streams)
+            asyncio.run_coroutine_threadsafe(self._withdraw_unwanted(), self.client.loop.asyncio_loop)
+
+    async def _withdraw_unwanted(self) -> None:
+        """End the replicas that stand in the way, but for those that give a stream now."""
+        idle = {model for model in self._unwanted if not self._streams[model]}
+        self._unwanted -= idle
+        for model in idle:
+            if self._service is not None:
+                await self._service.withdraw(model)
+
+    def _close_llm(self) -> None:
+        """End the replicas that streams placed."""
+        service, self._service = self._service, None
+        if service is not None and self.client.status == "running":
+            asyncio.run_coroutine_threadsafe(service.close(), self.client.loop.asyncio_loop).result(30)
+
+
+def as_messages(conversation: Conversation) -> list[Mapping[str, str]]:
+    """A question as messages."""
+    return [{"role": "user", "content": conversation}] if isinstance(conversation, str) else list(conversation)
+
+
+def _sampling(words: Mapping[str, Any]) -> Sampling:
+    stop = words.get("stop", ())
+    given = {**words, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    return Sampling(**({"seed": secrets.randbits(63)} | given))
