@@ -1,9 +1,8 @@
 """What the grid's rules cost: many no-op tasks on a stock Dask scheduler and on ours, in turns; and one decision alone.
 
 Both sides run the same tasks on the same number of worker processes and threads, scheduler and client in this process.
-The donors carry facts, half of them keep working hours that are open, and their cap is what an operator would set
-for tasks of no length: twice the threads, so that the next task is there when one ends (stock Dask keeps 1.1 times
-the threads busy by itself).
+The donors carry facts and stand in several regions. Their cap is what an operator would set for tasks of no length:
+twice the threads, so that the next task is there when one ends (stock Dask keeps 1.1 times the threads busy).
 
 One JSON object on the last line: `overhead_ratio`, the median over the repetitions of our wall time by stock's, and
 `cpu_ratio`, the same of the CPU time of the scheduler's process, which busy neighbours disturb less; `stock_us` and
@@ -47,12 +46,11 @@ def noop(_number: int) -> None:
 
 def a_donor(number: int, threads: int) -> Donor:
     """A donor with a cap of twice its threads."""
-    hours = {"working_hours_start": 0, "working_hours_end": 0} if number % 2 else {}
     return Donor(
         id=f"donor-{number}",
         region=list(REGIONS)[number % len(REGIONS)],
         supported_types=frozenset({"embedding"}),
-        limits=Limits(max_concurrent_jobs=2 * threads, **hours),
+        limits=Limits(max_concurrent_jobs=2 * threads),
     )
 
 

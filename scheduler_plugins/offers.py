@@ -85,7 +85,9 @@ class Offers:
 
     def _eased(self, now: datetime) -> list[Seat]:
         """Donors that may take more than at the last run."""
-        changed, self.roster.changed = self.roster.changed | self.roster.donors.opened(now), set()
+        changed, self.roster.changed = self.roster.changed, set()
+        if self.roster.timed:
+            changed |= self.roster.donors.opened(now)
         bucket = now.timestamp() // self.placer.offer_every
         if bucket != self._bucket:
             self._bucket = bucket
@@ -97,9 +99,15 @@ class Offers:
         untested, self.untested = self.untested, set()
         blocked: set[Lane] = set()
         while batch := self._next(seats, untested - blocked, blocked, now):
-            stimulus_id = f"idlegrid-offer-{time()}"
-            # Dask works recommendations off from the end.
-            self._scheduler.transitions({place.key: "processing" for place, _ in reversed(batch)}, stimulus_id)
+            # All others have refused the first of a tested lane, unless by a lot, which is each task's own.
+            tested = not self.roster.thin and not any(lane in untested for _, lane in batch)
+            self.placer.only = seats if tested else None
+            try:
+                # Dask works recommendations off from the end.
+                keys = {place.key: "processing" for place, _ in reversed(batch)}
+                self._scheduler.transitions(keys, f"idlegrid-offer-{time()}")
+            finally:
+                self.placer.only = None
             for place, lane in batch:
                 if self.lanes.put_back(place):
                     blocked.add(lane)
@@ -162,7 +170,7 @@ class Offers:
 
     def _next_moment(self, now: datetime) -> datetime | None:
         try:
-            moment = self.roster.donors.next_change(now)
+            moment = self.roster.donors.next_change(now) if self.roster.timed else None
         except Exception as problem:  # noqa: BLE001
             self.placer.failed(problem)
             return now + timedelta(seconds=_LONGEST_SLEEP)

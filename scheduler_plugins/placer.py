@@ -44,6 +44,8 @@ class Placer:
         self.offer_every = offer_every
         self.problem = ""
         """What the rule last failed with; empty while it works."""
+        self.only: list[Seat] | None = None
+        """The donors that come into question while others are known to refuse (see `Offers`); None: all."""
         self._told: set[str] = set()
 
     def choose(
@@ -53,8 +55,11 @@ class Placer:
         for all.
         """
         try:
-            choices = self._rank(key, lane, base, limit=1)
-            seat = self.roster.get(choices[0].donor_id) if choices else None
+            if self.only is not None and base is None and not lane.error:
+                seat = self._best_of(self.only, lane)
+            else:
+                choices = self._rank(key, lane, base, limit=1)
+                seat = self.roster.get(choices[0].donor_id) if choices else None
         except Exception as problem:  # noqa: BLE001 - the rule fails closed, whatever it fails with
             self.failed(problem)
             return None
@@ -70,6 +75,17 @@ class Placer:
             self.failed(problem)
             return set()
         return {seat.ws for seat in seats if seat is not None and seat.ws in running}
+
+    def _best_of(self, seats: list[Seat], lane: Lane) -> Seat | None:
+        """As `rank` over these few donors, none of which draws lots, without the index."""
+        now, best, pairs = self.clock(), None, []
+        for seat in seats:
+            if decide(lane.ask, seat.donor, seat.load, now, 0.0):
+                best = seat
+                pairs.append((seat.donor, seat.load))
+        if len(pairs) < 2:
+            return best
+        return self.roster.get(rank(lane.ask, pairs, now, lambda _donor_id: 0.0, limit=1)[0].donor_id)
 
     def _rank(self, key: Key, lane: Lane, base: Collection[WorkerState] | None, limit: int | None = None) -> list[Any]:
         if lane.error:

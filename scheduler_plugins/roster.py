@@ -75,6 +75,8 @@ class Roster:
         """Ids of donors that may take more than when this was last cleared."""
         self.thin: set[str] = set()
         """Ids of donors that refuse a share of what they are offered."""
+        self.timed: set[str] = set()
+        """Ids of donors with working hours or an hourly cap: what they take changes by time alone."""
         self._standing = standing
         self._seats: dict[str, Seat] = {}
         self._by_worker: dict[WorkerState, Seat] = {}
@@ -139,7 +141,10 @@ class Roster:
         id_ = seat.donor.id
         seat.load = self._load(seat, now)
         self.donors.put(seat.donor, seat.load)
-        (self.thin.add if seat.donor.limits.acceptance_rate < 1 else self.thin.discard)(id_)
+        limits = seat.donor.limits
+        (self.thin.add if limits.acceptance_rate < 1 else self.thin.discard)(id_)
+        timed = limits.working_hours_start is not None or limits.max_jobs_per_hour > 0
+        (self.timed.add if timed else self.timed.discard)(id_)
         self.changed.add(id_)
 
     def leave(self, ws: WorkerState) -> Seat | None:
@@ -152,6 +157,7 @@ class Roster:
             self.donors.drop(id_)
             self.changed.discard(id_)
             self.thin.discard(id_)
+            self.timed.discard(id_)
         return seat
 
     def started(self, seat: Seat, now: datetime) -> None:
