@@ -123,7 +123,7 @@ class GridLlm:
             self._service = LlmService(self.client.scheduler.address)
             await self._service.__aenter__()
         if model not in {served.id for served in await self._service.models()}:
-            self._service.deploy(Deployment(model=model))
+            self._service.deploy(Deployment(model=model, device="auto", gpu_memory_gb=0.0))
         self._unwanted.discard(model)
         return self._service
 

@@ -13,14 +13,18 @@ import uvicorn
 from distributed import Nanny, SpecCluster
 from distributed.core import rpc
 
+from ..grid import catalogue
 from ..grid.config import Settings
 from ..grid.config.service import Scheduler as Place
 from ..grid.donors import Donor
+from ..pipelines.llm.deployment import Deployment
+from ..pipelines.llm.service import LlmService
 from ..scheduler_plugins.donor_plugin import DonorPlugin
 from ..scheduler_plugins.scheduler import GridScheduler
 from .dask_embedder import DaskEmbedder
 from .http import create_app
 from .links import PATIENCE, page_at, unreachable
+from .llm_backend import ServiceBackend
 from .local import ONE_THREAD, ChildManners, local_cluster, not_ready
 from .ports import check_free, obstacle
 
@@ -158,12 +162,15 @@ async def leave(address: str, donor_id: str, worker: str | None, *, patience: fl
 # -- HTTP service -------------------------------------------------------------------------------------------------
 
 
-async def serve_api(address: str, settings: Settings, stop: asyncio.Event, say: Say) -> None:
+async def serve_api(
+    address: str, settings: Settings, stop: asyncio.Event, say: Say, *, llms: Sequence[str] = ()
+) -> None:
     """The HTTP service in front of the grid at `address`, until `stop`; open requests are answered first.
 
+    It keeps a replica of each of the language models `llms` on the grid.
     Raises ConnectionError when no scheduler answers, CannotStart when the port is taken.
     """
-    async with _http(address, settings) as url:
+    async with _http(address, settings, llms) as url:
         say(_told(url))
         await stop.wait()
 
@@ -173,12 +180,12 @@ def _told(url: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _http(address: str, settings: Settings) -> AsyncIterator[str]:
+async def _http(address: str, settings: Settings, llms: Sequence[str]) -> AsyncIterator[str]:
     """Serves as long as the context is open; yields its base URL once it answers."""
     place = settings.api
     check_free(place.host, place.port, "--port or IDLEGRID_API_PORT")
-    async with DaskEmbedder(address) as embedder:
-        app = create_app(embedder, settings)
+    async with DaskEmbedder(address) as embedder, _llms(address, llms) as chat:
+        app = create_app(embedder, settings, chat)
         server = _Server(
             uvicorn.Config(app, host=place.host, port=place.port, log_level="warning", server_header=False)
         )
@@ -191,6 +198,19 @@ async def _http(address: str, settings: Settings) -> AsyncIterator[str]:
         finally:
             server.should_exit = True
             await serving
+
+
+@contextlib.asynccontextmanager
+async def _llms(address: str, models: Sequence[str]) -> AsyncIterator[ServiceBackend | None]:
+    """Replicas of language models, on their way; None without any. Clients are told while there is none yet."""
+    if not models:
+        yield None
+        return
+    names = dict.fromkeys(catalogue.canonical(model, "llm") for model in models)
+    # on a donor without a GPU a model takes no memory of one, so that its need can't be told beforehand
+    wanted = [Deployment(model=name, device="auto", gpu_memory_gb=0.0) for name in names]
+    async with LlmService(address, wanted) as service:
+        yield ServiceBackend(service)
 
 
 class _Server(uvicorn.Server):
@@ -213,7 +233,13 @@ class _Server(uvicorn.Server):
 
 
 async def serve_all(
-    settings: Settings, stop: asyncio.Event, say: Say, *, workers: int | None, regions: Sequence[str] | None
+    settings: Settings,
+    stop: asyncio.Event,
+    say: Say,
+    *,
+    workers: int | None,
+    regions: Sequence[str] | None,
+    llms: Sequence[str] = (),
 ) -> None:
     """Scheduler, workers and HTTP service on this machine, until `stop`; says where they are once all answer.
 
@@ -231,7 +257,7 @@ async def serve_all(
         dashboard_address=_dashboard_address(place, say),
         asynchronous=True,
     )
-    async with _started(cluster), _http(cluster.scheduler_address, settings) as url:
+    async with _started(cluster), _http(cluster.scheduler_address, settings, llms) as url:
         count = len(cluster.workers)
         say(f"scheduler at {cluster.scheduler_address} with {count} worker{'' if count == 1 else 's'}")
         say(f"page      at {page_at(cluster.scheduler)}")

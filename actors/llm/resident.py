@@ -107,10 +107,6 @@ def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, engine: Engi
 
 
 def _load(model: str, *, engine: str, dtype: str, device: str) -> EngineThread:
-    if device == "auto":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     spec = EngineSpec(model=model, engine=engine, dtype=dtype, device=device)
     return EngineThread(lambda: make_engine(spec))
 

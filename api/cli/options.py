@@ -49,3 +49,12 @@ Port = Annotated[
         show_default="the configured one",
     ),
 ]
+Llms = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--llm",
+        metavar="MODEL",
+        help="Keep a replica of this language model on the grid, and serve it; repeatable.",
+        show_default="none",
+    ),
+]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from .options import Address, ConfigFile, Port, Regions, Workers
+from .options import Address, ConfigFile, Llms, Port, Regions, Workers
 from .output import say
 from .settings import scheduler_address, settings
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ...grid.config import Settings
 
 
-def up(workers: Workers = None, region: Regions = None, port: Port = None, config: ConfigFile = None) -> None:
+def up(
+    workers: Workers = None, region: Regions = None, llm: Llms = None, port: Port = None, config: ConfigFile = None
+) -> None:
     """Start a whole grid on this machine.
 
     A scheduler with its page, workers and the HTTP service, until Ctrl-C.
@@ -22,7 +24,7 @@ def up(workers: Workers = None, region: Regions = None, port: Port = None, confi
     from ..serving import serve_all
 
     values = _with_port(settings(config), "api", port)
-    serve(lambda stop: serve_all(values, stop, say, workers=workers, regions=region), _ANSWERED)
+    serve(lambda stop: serve_all(values, stop, say, workers=workers, regions=region, llms=llm or ()), _ANSWERED)
 
 
 def scheduler(port: Port = None, config: ConfigFile = None) -> None:
@@ -36,15 +38,16 @@ def scheduler(port: Port = None, config: ConfigFile = None) -> None:
     serve(lambda stop: serve_scheduler(values, stop, say), "work that waits is forgotten")
 
 
-def api(scheduler: Address = None, port: Port = None, config: ConfigFile = None) -> None:
+def api(scheduler: Address = None, llm: Llms = None, port: Port = None, config: ConfigFile = None) -> None:
     """Start the HTTP service for a running grid.
 
-    It speaks OpenAI's API: /v1/embeddings and /v1/models, beside /healthz and /readyz.
+    It speaks OpenAI's API: /v1/embeddings, /v1/models and, with --llm, /v1/chat/completions, /v1/completions and
+    /metrics, beside /healthz and /readyz.
     """
     from ..serving import serve_api
 
     values = _with_port(settings(config), "api", port)
-    serve(lambda stop: serve_api(scheduler_address(scheduler, values), values, stop, say), _ANSWERED)
+    serve(lambda stop: serve_api(scheduler_address(scheduler, values), values, stop, say, llms=llm or ()), _ANSWERED)
 
 
 _ANSWERED = "open requests are answered first"

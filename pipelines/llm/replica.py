@@ -142,9 +142,11 @@ class LiveReplica:
             self._future = client.submit(
                 EngineActor, self._deployment.spec(), self.epoch, actor=True, key=self._key, pure=False
             )
-        self._actor = await self._future
+        with client.as_current():  # an actor's handle takes whatever client is current, and fails where none is
+            self._actor = await self._future
+            starting = self._actor.start()
         try:
-            placed: Placed = await asyncio.wait_for(self._actor.start(), self._patience.start)
+            placed: Placed = await asyncio.wait_for(starting, self._patience.start)
         except TimeoutError:
             raise ReplicaEnded(f"the worker did not begin within {self._patience.start:g} s") from None
         self._donor_id, self._why = placed.donor_id or placed.worker, ""
