@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 
 from .batches import by_token_budget
 from .encoders import Encoder, fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
+from .memory import keep_freed_memory
 from .models import resolve, revision
 
 MIN_COSINE = 0.999
@@ -95,6 +96,7 @@ class EmbeddingModel:
             raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
         folder = resolve(model)
         _be_quiet()
+        keep_freed_memory()
         self._lock = threading.Lock()
         pipeline = SentenceTransformer(
             str(folder), device=str(self._device), model_kwargs={"use_safetensors": True}, local_files_only=True

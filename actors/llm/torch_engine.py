@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 
 from ..encoders import fast_bfloat16
+from ..memory import keep_freed_memory
 from ..models import resolve, revision
 from .codec import Codec
 from .core import EngineCore
@@ -58,6 +59,7 @@ class TorchEngine(ThreadedEngine):
 
     def _load(self) -> Loaded:
         options, folder = self._options, resolve(self._model)
+        keep_freed_memory()
         shape = architecture(folder)
         dtype = _pick_dtype(options)
         blocks = options.num_blocks or _blocks_in(options, shape, dtype)
