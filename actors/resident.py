@@ -25,22 +25,29 @@ class Residents(Generic[M]):
         load: Callable[..., M],
         *,
         limit: int = MAX_RESIDENT,
+        serves: Callable[[M, dict[str, str], dict[str, str]], bool] = lambda model, asked, loaded_with: False,
         loaded: Callable[[str], None] = lambda model: None,
         unloaded: Callable[[str], None] = lambda model: None,
     ) -> None:
-        """`load(model, **options)` makes a model; `loaded` and `unloaded` hear of every arrival and departure."""
+        """`load(model, **options)` makes a model; `loaded` and `unloaded` hear of every arrival and departure.
+
+        `serves` says whether a model that was loaded with some options is also what others ask for.
+        """
         self._load, self._limit, self._loaded, self._unloaded = load, limit, loaded, unloaded
+        self._serves = serves
         self._models: OrderedDict[tuple[str, ...], Future[M]] = OrderedDict()
+        self._options: dict[tuple[str, ...], dict[str, str]] = {}
         self._lock = threading.Lock()
 
     def get(self, model: str, **options: str) -> M:
         """The model, loaded now if it is not resident. A failed load raises for all who waited, and is tried anew."""
-        key = _key(model, options)
         with self._lock:
+            key = self._resident(_key(model, options), options)
             future = self._models.get(key)
             mine = future is None
             if future is None:
                 future = self._models[key] = Future()
+                self._options[key] = options
             self._models.move_to_end(key)
         if mine:
             self._fill(key, future, model, options)
@@ -52,7 +59,15 @@ class Residents(Generic[M]):
         with self._lock:
             future = self._models.get(key)
             if future is not None and future.done() and future.exception() is None and future.result() is gone:
-                del self._models[key]
+                del self._models[key], self._options[key]
+
+    def _resident(self, key: tuple[str, ...], options: dict[str, str]) -> tuple[str, ...]:
+        """The key of a loaded model that serves these options, or the key itself."""
+        for other, future in self._models.items():
+            ready = other[0] == key[0] and future.done() and future.exception() is None
+            if ready and self._serves(future.result(), options, self._options[other]):
+                return other
+        return key
 
     def _fill(self, key: tuple[str, ...], future: Future[M], model: str, options: dict[str, str]) -> None:
         self._make_room()
@@ -61,6 +76,7 @@ class Residents(Generic[M]):
         except BaseException as error:
             with self._lock:
                 self._models.pop(key, None)
+                self._options.pop(key, None)
             future.set_exception(error)
             raise
         self._loaded(model)
@@ -73,7 +89,7 @@ class Residents(Generic[M]):
                 if len(self._models) <= self._limit:
                     break
                 if self._models[key].done():
-                    del self._models[key]
+                    del self._models[key], self._options[key]
                     gone.append(key[0])
             kept = {key[0] for key in self._models}
         for model in gone:
@@ -98,6 +114,12 @@ def tell_donor(event: str, model: str) -> None:
         getattr(plugin, event)(model)
 
 
+def _is_as_asked(model: EmbeddingModel, asked: dict[str, str], loaded_with: dict[str, str]) -> bool:
+    """What `auto` chose is also what somebody gets who names it; `auto` itself is only served by `auto`."""
+    chosen = {"dtype": model.facts.dtype, "backend": model.facts.backend}
+    return all(value in (loaded_with[name], chosen.get(name)) for name, value in asked.items())
+
+
 def _load_embedding_model(model: str, *, dtype: str, device: str, backend: str) -> EmbeddingModel:
     from .embedding import EmbeddingModel  # torch takes seconds to import: only a process that computes pays for it
 
@@ -106,6 +128,7 @@ def _load_embedding_model(model: str, *, dtype: str, device: str, backend: str) 
 
 _embedding_models: Residents[EmbeddingModel] = Residents(
     _load_embedding_model,
+    serves=_is_as_asked,
     loaded=lambda model: tell_donor("loaded", model),
     unloaded=lambda model: tell_donor("unloaded", model),
 )

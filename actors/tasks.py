@@ -105,6 +105,6 @@ def _check_tokens(index: int, tokens: Sequence[int], vocab_size: int, max_tokens
         raise BadTokens(index, f"has the token id {bad}, which the model does not know (0 to {vocab_size - 1})")
 
 
-def model_facts(model: str, *, dtype: str = "auto") -> dict[str, Any]:
+def model_facts(model: str, *, dtype: str = "auto", backend: str = "auto") -> dict[str, Any]:
     """What this worker's copy of `model` is (`ModelFacts` as a dict); loads it if it is not resident."""
-    return embedding_model(model, dtype=dtype).facts.as_dict()
+    return embedding_model(model, dtype=dtype, backend=backend).facts.as_dict()

@@ -35,6 +35,25 @@ def test_options_make_another_model():
     assert shelf.residents.get("a", dtype="float32") is not shelf.residents.get("a", dtype="bfloat16")
 
 
+def test_what_auto_chose_serves_who_names_it():
+    loads = []
+
+    def load(model, *, dtype):
+        loads.append(dtype)
+        return "bfloat16" if dtype == "auto" else dtype
+
+    residents = Residents(
+        load, serves=lambda chosen, asked, loaded_with: asked["dtype"] in (chosen, loaded_with["dtype"])
+    )
+    assert [residents.get("a", dtype=dtype) for dtype in ("auto", "bfloat16", "float32", "auto")] == [
+        "bfloat16",
+        "bfloat16",
+        "float32",
+        "bfloat16",
+    ]
+    assert loads == ["auto", "float32"]
+
+
 def test_the_least_recently_used_one_goes_first():
     shelf = Shelf(limit=2)
     for model in ("a", "b", "a", "c"):
