@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling test-dask-cuda lock docs clean
+.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ bench-scheduling: dev ## our scheduler against the stock one, and the cost of on
 
 test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
 	scripts/test-dask-cuda
+
+test-vllm: dev ## the vLLM adapter against the real package, in an environment of its own (not part of `make test`)
+	scripts/test-vllm
 
 docs: dev ## write the generated pages anew (configuration, command line)
 	$(BIN)/python scripts/generate-docs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
-from .engine_face import EngineFacts
+from .engine_face import EngineFacts, QueueFull
 from .request import Request, RequestRefused, Sampling
 
 MOST_LOGPROBS = 20
@@ -21,6 +22,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "logprobs": (0, MOST_LOGPROBS),
 }
 """SPEC's and OpenAI's ranges, both ends included."""
+
+
+def admit(request_id: str, alive: Collection[str], slots: int, queue_limit: int) -> None:
+    """Raises RequestRefused for an id that lives, QueueFull if `slots` are taken and as many as may wait do so."""
+    if request_id in alive:
+        raise RequestRefused(f"a request with id {request_id!r} is alive already; ids must be unique")
+    if len(alive) >= slots + queue_limit:
+        raise QueueFull(f"{len(alive) - slots} requests wait already, and no more than {queue_limit} may")
 
 
 def check(request: Request, facts: EngineFacts) -> None:

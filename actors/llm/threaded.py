@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .acceptance import check
+from .acceptance import admit, check
 from .answer import Answer
 from .codec import Codec
 from .constraint import ConstraintCompiler
-from .engine_face import Engine, EngineClosed, EngineFacts, EngineLoad, EventStream, QueueFull
+from .engine_face import Engine, EngineClosed, EngineFacts, EngineLoad, EventStream
 from .request import Event, Finished, FinishReason, Request, RequestRefused
 
 logger = logging.getLogger(__name__)
@@ -157,11 +157,7 @@ class ThreadedEngine(Engine):
     def _refuse(self, request: Request) -> None:
         if self._closing:
             raise EngineClosed(self._closing)
-        if request.id in self._streams:
-            raise RequestRefused(f"a request with id {request.id!r} is alive already; ids must be unique")
-        if len(self._streams) >= self._slots + self._queue_limit:
-            waiting = len(self._streams) - self._slots
-            raise QueueFull(f"{waiting} requests wait already, and no more than {self._queue_limit} may")
+        admit(request.id, self._streams, self._slots, self._queue_limit)
 
     async def _answer(self, request: Request) -> Answer:
         """Off the loop where compiling a grammar may take long."""
