@@ -190,7 +190,7 @@ class BulkJob:
                 future = client.submit(calibrate, self.spec, storage, files, self.column, pure=False)
             try:
                 while future.status == "pending":
-                    with suppress(TimeoutError):
+                    with suppress(TimeoutError), client.as_current():  # `wait` knows no other client
                         wait(future, timeout=POLL)
                     watch.look([future.key])
                 found: Calibration = future.result()
