@@ -34,7 +34,7 @@ class CountingModel:
 @pytest.fixture(autouse=True)
 def model(monkeypatch):
     loaded = CountingModel()
-    monkeypatch.setattr(tasks, "embedding_model", lambda name, *, dtype="auto": loaded)
+    monkeypatch.setattr(tasks, "embedding_model", lambda name, *, dtype="auto", backend="auto": loaded)
     return loaded
 
 
