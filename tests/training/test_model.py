@@ -39,7 +39,7 @@ def test_it_is_small(folder):
 
 def test_it_is_of_a_standard_family(folder):
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
     assert config["max_position_embeddings"] >= 512
     assert config["tie_word_embeddings"]
     assert "auto_map" not in config
