@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -227,7 +228,10 @@ def plain_script(source: str, target: str) -> float:
 _dask_model: Any = None
 
 
-def encode_partition(frame: Any) -> Any:
+def encode_partition(frame: Any, target: str) -> Any:
+    """One partition: encode its texts, write it as a Parquet file of its own."""
+    import pandas as pd
+
     global _dask_model
     if _dask_model is None:
         from sentence_transformers import SentenceTransformer
@@ -235,29 +239,34 @@ def encode_partition(frame: Any) -> Any:
         from idlegrid.actors.models import resolve
 
         _dask_model = SentenceTransformer(str(resolve(MODEL)), device="cpu")
-    return frame.assign(embedding=list(_dask_model.encode(frame["text"].tolist(), normalize_embeddings=True)))
+    vectors = _dask_model.encode(frame["text"].tolist(), normalize_embeddings=True)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    table = pa.Table.from_pandas(frame, preserve_index=False).append_column("embedding", column)
+    pq.write_table(table, Path(target, f"{uuid.uuid4().hex}.parquet"))
+    return pd.Series([len(frame)])
 
 
 def plain_dask(source: str, target: str) -> float:
     """`map_partitions` on two single-threaded workers, with the model kept in a module global."""
-    import dask
     import dask.dataframe as dd
     from distributed import Client, LocalCluster
 
-    dask.config.set({"dataframe.convert-string": False})
+    Path(target).mkdir()
     with (
         LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        rows = pq.ParquetFile(source).metadata.num_rows
-        meta = {"id": "i8", "name": "object", "text": "object", "embedding": "object"}
-        frame = dd.read_parquet(source).repartition(npartitions=2 * WORKERS)
-        client.run(lambda: encode_partition(frame_of(WARM_UP)).shape)
+        client.run(warm_up, target)
         started = time.perf_counter()
-        frame.map_partitions(encode_partition, meta=meta).to_parquet(
-            target, schema={"embedding": pa.list_(pa.float32())}, write_index=False
-        )
+        frame = dd.read_parquet(source).repartition(npartitions=2 * WORKERS)
+        rows = int(frame.map_partitions(encode_partition, target, meta=(None, "i8")).compute().sum())
         return rows / (time.perf_counter() - started)
+
+
+def warm_up(target: str) -> None:
+    """Load the model of this worker; what it writes goes elsewhere."""
+    with tempfile.TemporaryDirectory(dir=target) as folder:
+        encode_partition(frame_of(WARM_UP), folder)
 
 
 def frame_of(rows: int) -> Any:
