@@ -72,9 +72,12 @@ def openvino_encoder(transformer: torch.nn.Module, dtype: torch.dtype, threads: 
         warnings.simplefilter("ignore")  # the tracer's: whoever loads the encoder compares its vectors with torch's
         decoder = TorchScriptPythonDecoder(OnlyHidden().eval(), example_input=example)
         converted = frontend.convert(frontend.load(decoder))
-    compiled = ov.Core().compile_model(
-        converted, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
-    )
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        "ENABLE_CPU_PINNING": False,  # every worker process would pin itself to the same first core
+    }
+    compiled = ov.Core().compile_model(converted, "CPU", options)
     request = compiled.create_infer_request()
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
