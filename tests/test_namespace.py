@@ -13,11 +13,13 @@ FOLDERS = ("grid", "scheduler_plugins", "actors", "pipelines", "api")
 PROGRAM = """
 import pathlib, sys
 import idlegrid.grid.jobs, idlegrid.grid.catalogue, idlegrid.grid.config, idlegrid.scheduler_plugins.scheduler
-import idlegrid.actors.resident, idlegrid.pipelines.embedding, idlegrid.api.cli
+import idlegrid.actors.resident, idlegrid.actors.models, idlegrid.pipelines.embedding, idlegrid.api.cli
 for name, module in sorted(sys.modules.items()):
     if name.startswith("idlegrid.") and getattr(module, "__file__", None):
         assert pathlib.Path(module.__file__).is_relative_to(sys.argv[1]), (name, module.__file__)
 assert idlegrid.grid.catalogue.models(), "data files are missing from the wheel"
+tiny = idlegrid.actors.models.resolve("idlegrid-tiny", fetch=False)
+assert tiny.is_relative_to(sys.argv[1]) and (tiny / "model.safetensors").is_file(), tiny
 print("imported", len([name for name in sys.modules if name.startswith("idlegrid.")]))
 """
 

