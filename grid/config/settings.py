@@ -7,6 +7,7 @@ from ..regions import REGIONS
 from .donor import Direct, Engines, Gpu, LoadControl, Server
 from .fields import Section, setting
 from .inference import Distributed, Inference, Speculative
+from .jobs import Database, Jobs
 from .kinds import JobTypes, NonEmpty, Region
 from .service import Api, Observability, Regions, Scheduler
 from .time_zone import local_time_zone
@@ -48,6 +49,8 @@ class Settings(Section):
     api: Api = Api()
     scheduler: Scheduler = Scheduler()
     regions: Regions = Regions()
+    database: Database = Database()
+    jobs: Jobs = Jobs()
 
     def limits(self) -> Limits:
         """The owner's limits; a time zone that is not set is the machine's own."""
