@@ -28,7 +28,7 @@ class Database(Section):
     secret_file: Path | None = setting(
         None,
         "File with the secret that signs workers' capabilities; the same for every process of a grid.",
-        variable="IDLEGRID_SECRET_FILE",
+        variable="IDLEGRID_DATABASE_SECRET_FILE",
         unset="made in the user's data folder",
         allowed="a path",
     )
