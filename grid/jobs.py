@@ -111,3 +111,44 @@ class Job:
             gpu_memory_gb=gpu_memory_gb,
             excluded=excluded,
         )
+
+
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord(Job):
+    """A job with what only the grid's own parts need: its lease, its fence, and what went wrong with it so far."""
+
+    client_id: str = "local"
+    """Whose job it is."""
+    client_ip: str | None = None
+    trace_id: str | None = None
+    fence: int = 0
+    """Raised by one at every claim; a move under an older one is refused."""
+    holder: str | None = None
+    """Who claimed it: a dispatcher, or the door that a pulling worker came through."""
+    incarnation: str | None = None
+    """Which process of `worker_id` runs it: drawn anew at each start of the worker."""
+    lease_until: datetime | None = None
+    """Until when it belongs to its holder or worker."""
+    deadline: datetime | None = None
+    """When the running attempt is ended by force: its beginning + `timeout_seconds` + a grace."""
+    not_before: datetime | None = None
+    """It may not be claimed earlier."""
+    errors: int = 0
+    """Attempts that ended with an error of the job type."""
+    deaths: int = 0
+    """Attempts whose worker died of them."""
+    losses: int = 0
+    """Attempts whose worker fell silent."""
+    killed: frozenset[str] = frozenset()
+    """Distinct workers that died of it."""
+    excluded: frozenset[str] = frozenset()
+    """Workers on which it failed or that died of it."""
+    cancel_requested: bool = False
+    """Somebody asked to cancel it while it ran."""
+    progress: Mapping[str, Any] | None = None
+    """What its worker last said."""
+    error_code: str | None = None
+    """Stable name of what ended it, e.g. ``poisoned``; `error` has the words."""
