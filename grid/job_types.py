@@ -10,7 +10,7 @@ door as a stranger's package::
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +24,41 @@ from .suggest import did_you_mean
 
 GROUP = "idlegrid.job_types"
 """The entry point group."""
+
+
+class Cancelled(Exception):
+    """The attempt was told to stop, and did."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignored(_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a running attempt can hear and say. Each may be called from any thread, and none of them waits.
+
+    The default belongs to nobody's job: it is never cancelled, and what it is told is ignored.
+    """
+
+    cancelled: Callable[[], bool] = _never
+    """Whether to stop: the job was cancelled, its time is up, or another worker has it now. Once true, always true."""
+    progress: Callable[[Mapping[str, Any]], None] = _ignored
+    """How far the work is, as a small JSON object; only the latest is kept."""
+    tokens: Callable[[str], None] = _ignored
+    """The next piece of a text that is being generated."""
+
+    def check(self) -> None:
+        """Raise Cancelled if the work is to stop: for loops that can stop between two steps."""
+        if self.cancelled():
+            raise Cancelled
+
+
+ALONE = RunContext()
 
 
 @runtime_checkable
@@ -45,8 +80,12 @@ class JobType(Protocol):
     def ask(self, params: Any) -> Ask:
         """What placement must know of a job with these `Params`; the job's own region and exclusions come on top."""
 
-    def run(self, params: Any) -> BaseModel:
-        """Do the work on the donor that was chosen, in this process, and give its `Result`. May block."""
+    def run(self, params: Any, context: RunContext = ALONE) -> BaseModel:
+        """Do the work on the donor that was chosen, in this process, and give its `Result`. May block.
+
+        It looks at `context.cancelled` often, and raises Cancelled when it stops early. ValueError: nobody can do these
+        `params`. Anything else that it raises is worth another try elsewhere.
+        """
 
 
 class UnknownJobTypeError(LookupError):

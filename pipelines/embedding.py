@@ -7,11 +7,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..grid import catalogue
+from ..grid.job_types import ALONE, RunContext
 from ..grid.jobs import Ask
 
 MAX_TEXTS = 2048
 """Texts in one job, as in OpenAI's API; more is a bulk job."""
 MAX_DIMENSIONS = 65536
+SLICE = 128
+"""Texts that are embedded between two looks at whether to go on."""
 
 
 class EmbeddingParams(BaseModel):
@@ -60,17 +63,27 @@ class EmbeddingJobType:
         listed = catalogue.find(model)
         return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
-    def run(self, params: EmbeddingParams) -> EmbeddingResult:
-        """Embed in this process with its resident model. Raises what `actors.embedding` raises."""
+    def run(self, params: EmbeddingParams, context: RunContext = ALONE) -> EmbeddingResult:
+        """Embed in this process with its resident model. Raises Cancelled, and what `actors.embedding` raises."""
         from ..actors.resident import embedding_model  # brings torch, which only the donor that computes has
 
         resident = embedding_model(self.model_of(params))
         tokens = resident.tokenize(params.texts)
-        vectors = resident.embed_tokens(tokens, normalize=params.normalize, dimensions=params.dimensions)
+        order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))  # like lengths share a slice
+        embeddings: list[list[float]] = [[]] * len(tokens)
+        for start in range(0, len(order), SLICE):
+            context.check()
+            slice_ = order[start : start + SLICE]
+            vectors = resident.embed_tokens(
+                [tokens[index] for index in slice_], normalize=params.normalize, dimensions=params.dimensions
+            )
+            for index, vector in zip(slice_, vectors.tolist(), strict=True):
+                embeddings[index] = vector
+            context.progress({"done": start + len(slice_), "total": len(order)})
         read = sum(map(len, tokens))
         return EmbeddingResult(
-            embeddings=vectors.tolist(),
-            dimensions=vectors.shape[1],
+            embeddings=embeddings,
+            dimensions=len(embeddings[0]),
             usage=Usage(prompt_tokens=read, total_tokens=read),
         )
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from concurrent.futures import Future, wait
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..actors.llm.completion import Completion
 from ..actors.llm.request import Request, Sampling
 from ..grid import catalogue
+from ..grid.job_types import ALONE, Cancelled, RunContext
 from ..grid.jobs import Ask
 
 MAX_MESSAGES = 2048
 MAX_CHARACTERS = 1_000_000
 """In one message: more than any model reads."""
 MAX_SEED = 2**63 - 1
+POLL = 0.05
+"""Seconds between two looks at whether to go on."""
 _Text = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
 
 
@@ -99,14 +104,18 @@ class LlmJobType:
         listed = catalogue.find(model)
         return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
-    def run(self, params: LlmParams) -> LlmResult:
-        """Generate in this process with its resident engine. Raises RequestRefused, GenerationFailed, EngineClosed."""
+    def run(self, params: LlmParams, context: RunContext = ALONE) -> LlmResult:
+        """Generate in this process with its resident engine; `context.tokens` hears the text as it comes.
+
+        Raises Cancelled (the engine has given the request up), RequestRefused, GenerationFailed, EngineClosed.
+        """
         from ..actors.llm.resident import encoded, llm_engine  # brings torch, which only the donor that computes has
 
         resident = llm_engine(self.model_of(params))
         messages = None if params.messages is None else [message.model_dump() for message in params.messages]
         prompt = encoded(resident.engine, messages, params.prompt)
-        done = resident.complete(Request(id=uuid.uuid4().hex, prompt=prompt, sampling=params.sampling())).result()
+        request = Request(id=uuid.uuid4().hex, prompt=prompt, sampling=params.sampling())
+        done = _followed(resident.start(resident.answer(request, context.tokens)), context)
         return LlmResult.model_validate(
             {
                 "response": done.text,
@@ -122,6 +131,15 @@ class LlmJobType:
     def model_of(self, params: LlmParams) -> str:
         """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
         return catalogue.canonical(params.model, self.name)
+
+
+def _followed(answer: Future[Completion], context: RunContext) -> Completion:
+    """The answer, unless the attempt is to stop first: then the engine drops the request within a step."""
+    while not wait([answer], POLL).done:
+        if context.cancelled():
+            answer.cancel()
+            raise Cancelled
+    return answer.result()
 
 
 JOB_TYPE = LlmJobType()

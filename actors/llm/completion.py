@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from .request import Event, Finished, FinishReason
@@ -30,11 +30,13 @@ class GenerationFailed(RuntimeError):
     """The answer did not come to its natural end; the message says why."""
 
 
-async def collected(events: AsyncIterator[Event]) -> Completion:
-    """The whole answer. Raises GenerationFailed, and what the events raise."""
+async def collected(events: AsyncIterator[Event], tell: Callable[[str], None] | None = None) -> Completion:
+    """The whole answer; `tell` hears each piece of its text. Raises GenerationFailed, and what the events raise."""
     parts = []
     async for event in events:
         parts.append(event.text)
+        if tell is not None and event.text:
+            tell(event.text)
         if isinstance(event, Finished):
             return whole("".join(parts), event)
     raise GenerationFailed("the engine ended the answer without saying how")

@@ -60,11 +60,14 @@ class EngineThread:
         """
         return self.start(self.answer(request))
 
-    async def answer(self, request: Request) -> Completion:
-        """The same as `complete`, for who is on the engine's loop already. Waits while there is no room."""
+    async def answer(self, request: Request, tell: Callable[[str], None] | None = None) -> Completion:
+        """The same as `complete`, for who is on the engine's loop already. Waits while there is no room.
+
+        `tell` hears each piece of the text as it comes.
+        """
         try:
             async with self._room, aclosing(self.engine.generate(request)) as events:
-                return await collected(events)
+                return await collected(events, tell)
         except EngineClosed:
             self._broken = True
             raise

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from pydantic import ValidationError
 
 from idlegrid.actors.llm.request import Request, Sampling
 from idlegrid.actors.llm.resident import llm_engine
 from idlegrid.grid import catalogue
-from idlegrid.grid.job_types import job_type
+from idlegrid.grid.job_types import Cancelled, RunContext, job_type
 from idlegrid.pipelines.llm_job import JOB_TYPE, LlmParams
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -70,3 +72,32 @@ def test_a_job_runs_with_the_resident_engine(language_model):
     assert JOB_TYPE.run(LlmParams(model=folder, prompt="Hello", max_tokens=8, temperature=0)) == result
     first = JOB_TYPE.run(LlmParams(model=folder, prompt="Hello", max_tokens=8, seed=5))
     assert JOB_TYPE.run(LlmParams(model=folder, prompt="Hello", max_tokens=8, seed=5)) == first
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_stops_in_the_engine_and_gives_its_blocks_back(language_model):
+    folder = str(language_model.folder)
+    told: list[str] = []
+
+    def slowly(text: str) -> None:
+        told.append(text)
+        time.sleep(0.05)  # so that the end is far away
+
+    context = RunContext(cancelled=lambda: len(told) > 3, tokens=slowly)
+    load = llm_engine(folder).engine.load
+    params = LlmParams(model=folder, prompt="Hello", max_tokens=200, temperature=1.5, seed=1)
+    with pytest.raises(Cancelled):
+        JOB_TYPE.run(params, context)
+    deadline = time.monotonic() + 60
+    while load().running or load().kv_usage:
+        assert time.monotonic() < deadline, load()
+        time.sleep(0.01)
+    assert 3 < len(told) < 200
+
+
+@pytest.mark.slow
+def test_the_text_is_told_as_it_comes(language_model):
+    told: list[str] = []
+    params = LlmParams(model=str(language_model.folder), prompt="Hello", max_tokens=8, temperature=0, stream=True)
+    result = JOB_TYPE.run(params, RunContext(tokens=told.append))
+    assert "".join(told) == result.response != ""

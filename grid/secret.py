@@ -1,0 +1,75 @@
+"""The grid's secret: a file that every process of one grid reads, made once by whoever comes first."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+BYTES = 32
+MIN_BYTES = 16
+
+
+class BadSecret(Exception):
+    """The secret can't be used. The message says why, and what to do."""
+
+
+def default_file() -> Path:
+    """Where the secret lies unless the settings name another place: the user's data folder."""
+    return user_data_path("idlegrid", appauthor=False) / "secret"
+
+
+def load_secret(file: Path | None = None) -> bytes:
+    """The secret in `file` (None: `default_file`), made if there is none: processes that start at once agree on one.
+
+    Raises BadSecret for a file that others can read, one that is too short, and where none can be made.
+    """
+    path = default_file() if file is None else file
+    try:
+        return _read(path)
+    except FileNotFoundError:
+        _make(path)
+        return _read(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        mode, secret = path.stat().st_mode, path.read_bytes().strip()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadSecret(
+            f"the secret in {path} can't be read: {error.strerror or error}. Name another file with "
+            "IDLEGRID_DATABASE_SECRET_FILE"
+        ) from error
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BadSecret(f"others can read the secret in {path} (mode {stat.S_IMODE(mode):o}): chmod 600 it")
+    if len(secret) < MIN_BYTES:
+        raise BadSecret(f"the secret in {path} has {len(secret)} bytes; at least {MIN_BYTES} are needed")
+    return secret
+
+
+def _make(path: Path) -> None:
+    """Write a secret beside `path` and link it there: the first one stays, and nobody ever reads half of one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_hex(BYTES).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)
+        except FileExistsError:  # somebody else was first: theirs counts
+            pass
+        finally:
+            draft.unlink()
+    except OSError as error:
+        raise BadSecret(
+            f"no secret can be made in {path}: {error.strerror or error}. Name another file with "
+            "IDLEGRID_DATABASE_SECRET_FILE"
+        ) from error
