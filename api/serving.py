@@ -187,7 +187,9 @@ async def _http(address: str, settings: Settings, llms: Sequence[str]) -> AsyncI
     async with DaskEmbedder(address) as embedder, _llms(address, llms) as chat:
         app = create_app(embedder, settings, chat)
         server = _Server(
-            uvicorn.Config(app, host=place.host, port=place.port, log_level="warning", server_header=False)
+            uvicorn.Config(
+                app, host=place.host, port=place.port, log_level="warning", server_header=False, proxy_headers=False
+            )
         )
         socket = server.config.bind_socket()
         host, port = socket.getsockname()[:2]

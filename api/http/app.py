@@ -77,5 +77,4 @@ def known_hosts(api: Api) -> Collection[str] | None:
     """Host names that may be called; None: any."""
     if api.allowed_hosts is not None:
         return None if "*" in api.allowed_hosts else frozenset(name.lower() for name in api.allowed_hosts)
-    listens_on_loopback = api.host.startswith("127.") or api.host in ("localhost", "::1")
-    return LOOPBACK | {api.host.lower()} if listens_on_loopback else None
+    return LOOPBACK | {api.host.lower()} if api.on_loopback else None

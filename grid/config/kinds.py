@@ -75,6 +75,10 @@ def _networks(value: Any) -> Any:
     return {str(ipaddress.ip_network(str(network).strip())): region for network, region in value.items()}
 
 
+def _network(value: str) -> str:
+    return str(ipaddress.ip_network(value.strip()))
+
+
 NonEmpty = Annotated[str, Field(min_length=1)]
 Auto = Annotated[T | None, BeforeValidator(_auto)]
 """A value, or None, which is written ``auto``."""
@@ -86,6 +90,10 @@ JobTypes = Annotated[
 """Job types; in a variable with commas."""
 Names = Annotated[tuple[NonEmpty, ...], BeforeValidator(_commas), AfterValidator(_at_least_one)]
 """Names; in a variable with commas."""
+Cidrs = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_commas), AfterValidator(_at_least_one)
+]
+"""Networks in CIDR form; in a variable with commas."""
 HttpUrl = Annotated[str, _url("http", "https")]
 RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
 DaskAddress = Annotated[str, _url("tcp", "tls", "ucx", "ws", "wss", "inproc")]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from .fields import Section, setting
-from .kinds import DaskAddress, HttpUrl, Names, Networks, NonEmpty
+from .kinds import Cidrs, DaskAddress, HttpUrl, Names, Networks, NonEmpty
 
 
 class Api(Section):
-    """The HTTP service. It has no authentication yet, so it listens on loopback unless told otherwise."""
+    """The HTTP service. It listens on loopback unless told otherwise; elsewhere it wants API keys."""
 
     host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_API_HOST")
     port: int = setting(8000, "Port to listen on; 0: any free one.", variable="IDLEGRID_API_PORT", ge=0, le=65535)
@@ -20,6 +20,27 @@ class Api(Section):
         variable="IDLEGRID_API_ALLOWED_HOSTS",
         unset="localhost while it listens on loopback, else any",
         allowed="host names",
+    )
+    auth: bool | None = setting(
+        None,
+        "Whether requests need an API key. Without, everybody who reaches the service may do everything.",
+        variable="IDLEGRID_API_AUTH",
+        unset="no while it listens on loopback, else yes",
+    )
+    worker_token: NonEmpty | None = setting(
+        None,
+        "Token with which workers ask for jobs over HTTP (`next-job`).",
+        variable="IDLEGRID_API_WORKER_TOKEN",
+        unset="workers can't ask",
+        allowed="a long random text",
+        secret=True,
+    )
+    trusted_proxies: Cidrs | None = setting(
+        None,
+        "Networks of proxies whose `X-Forwarded-For` is believed; in the variable with commas.",
+        variable="IDLEGRID_API_TRUSTED_PROXIES",
+        unset="none: the client is who connects",
+        allowed="networks in CIDR form",
     )
     max_queue: int = setting(
         4096, "Inputs that may wait; beyond it 429.", variable="IDLEGRID_API_MAX_QUEUE", unit="inputs", ge=1
@@ -59,6 +80,16 @@ class Api(Section):
         gt=0,
         le=86400,
     )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether it listens where only this machine comes."""
+        return self.host.startswith("127.") or self.host in ("localhost", "::1")
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests need an API key."""
+        return not self.on_loopback if self.auth is None else self.auth
 
 
 class Scheduler(Section):

@@ -133,3 +133,16 @@ def test_a_donor_without_settings_is_the_machine():
 def test_making_settings_reads_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GPU_REGION", "oceania")
     assert Settings().region == "asia-east"
+
+
+def test_keys_are_wanted_wherever_strangers_may_come():
+    assert not Settings().api.needs_keys
+    for host, auth, needed in [("0.0.0.0", None, True), ("0.0.0.0", False, False), ("::1", True, True)]:
+        assert Settings.model_validate({"api": {"host": host, "auth": auth}}).api.needs_keys is needed
+
+
+def test_proxies_are_networks():
+    api = Settings.model_validate({"api": {"trusted_proxies": "10.0.0.0/8, 192.0.2.1"}}).api
+    assert api.trusted_proxies == ("10.0.0.0/8", "192.0.2.1/32")
+    with pytest.raises(ValueError, match="proxies"):
+        Settings.model_validate({"api": {"trusted_proxies": "a proxy"}})
