@@ -33,6 +33,24 @@ def decide(ask: Ask, donor: Donor, load: Load, now: datetime, draw: float) -> Ve
     return verdict
 
 
+def admits(ask: Ask, donor: Donor, load: Load) -> bool:
+    """Whether `donor` would take `ask` if it took any work: the part of `decide` that is the same for every ask that
+    says the same, until the donor's facts, its models or its GPU's memory change.
+    """
+    return bool(suits(ask, donor)) and fits(ask, donor, load)
+
+
+def room(donor: Donor, load: Load, now: datetime) -> int:
+    """How many jobs `donor` may start at `now` (aware) one after the other, if each of them is admitted. 0: none."""
+    if not standing(donor, load, now):
+        return 0
+    limits = donor.limits
+    slots = limits.max_concurrent_jobs - load.running
+    if not limits.max_jobs_per_hour:
+        return slots
+    return min(slots, max(1, limits.max_jobs_per_hour - load.started_last_hour))
+
+
 def suits(ask: Ask, donor: Donor) -> Verdict:
     """Whether `donor` could ever take `ask`, whatever it is doing now: type, model, excluded, region.
 

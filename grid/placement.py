@@ -14,7 +14,7 @@ from .regions import nearness
 from .scoring import BUSY_FACTOR, LOADED_FACTOR, factor, gpu_points, merit, score, tie_break
 from .verdicts import Verdict
 
-__all__ = ["Choice", "Donors", "Draw", "appraise", "explain", "rank"]
+__all__ = ["Choice", "Donors", "Draw", "appraise", "explain", "order", "rank"]
 
 Draw = Callable[[str], float]
 """Donor id → this ask's lot at that donor, in [0, 1): an `acceptance_rate` takes the work when the lot is below it."""
@@ -86,7 +86,12 @@ def _candidates(
 
 
 def _sorted(ask: Ask, pairs: Iterable[tuple[Donor, Load]]) -> Iterator[tuple[Donor, Load]]:
-    return iter(sorted(pairs, key=lambda pair: (-appraise(ask, *pair).score, *tie_break(pair[0]))))
+    return iter(sorted(pairs, key=lambda pair: order(ask, *pair)))
+
+
+def order(ask: Ask, donor: Donor, load: Load) -> tuple[float, float, float, str]:
+    """Sorts donors for `ask`, best first: the score, then the tie break."""
+    return (-appraise(ask, donor, load).score, *tie_break(donor))
 
 
 def appraise(ask: Ask, donor: Donor, load: Load) -> Choice:

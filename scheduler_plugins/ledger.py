@@ -66,7 +66,10 @@ class Ledger:
 
     def account(self, donor_id: str) -> Account:
         """The account of a donor; a new one for a donor never seen."""
-        return self._accounts.setdefault(donor_id, Account())
+        account = self._accounts.get(donor_id)
+        if account is None:
+            account = self._accounts[donor_id] = Account()
+        return account
 
     def joined(self, donor_id: str, now: datetime) -> None:
         """A session starts."""

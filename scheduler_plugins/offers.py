@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from time import time
 from typing import Any, TypeAlias
 
 from distributed.protocol.pickle import dumps
 
-from .lanes import Lane, Lanes, Place
+from .lanes import Key, Lane, Lanes, Place
 from .placer import Placer
 from .roster import Seat
 
 Scheduler: TypeAlias = Any
 """distributed's own, which has no types."""
 
+Sending: TypeAlias = tuple[Place, Lane, Seat | None]
+"""A waiting task that is about to be sent on, and its donor if that is settled already."""
+
+_FEW = 8
+"""Up to so many donors are compared one by one; among more, the index finds the best."""
 _UNTESTED = 32
 """Tasks tried at once for lanes of which it isn't known yet who could take them."""
 _LONGEST_SLEEP = 60.0
@@ -42,7 +48,10 @@ class Offers:
         self.untested: set[Lane] = set()
         self.runs = 0
         """How often offers were made; for tests and the curious."""
+        self.plan: dict[Key, Seat] = {}
+        """The donors of the tasks that are being sent on, where that is settled."""
         self._scheduler = scheduler
+        self._wanted = False
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due: datetime | None = None
@@ -60,9 +69,20 @@ class Offers:
         return False
 
     def wake(self) -> None:
-        """Make offers as soon as the current event is dealt with."""
-        if self._soon is None and self.lanes:
-            self._soon = asyncio.get_running_loop().call_soon(self.run)
+        """Make offers when the current event is dealt with: by `settle`, or else as soon as the loop comes round."""
+        if self.lanes:
+            self._wanted = True
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_soon(self._come_round)
+
+    def settle(self) -> None:
+        """Make the offers that are due now. To be called between Dask's events, never within its transitions."""
+        if self._wanted:
+            self.run()
+
+    def _come_round(self) -> None:
+        self._soon = None
+        self.settle()
 
     def stop(self) -> None:
         """Make no more offers."""
@@ -70,10 +90,11 @@ class Offers:
             if handle is not None:
                 handle.cancel()
         self._soon = self._timer = self._due = None
+        self._wanted = False
 
     def run(self) -> None:
         """Offer what waits to everybody who has become able to take more."""
-        self._soon = None
+        self._wanted = False
         self.runs += 1
         now = self.placer.clock()
         try:
@@ -92,57 +113,111 @@ class Offers:
         if bucket != self._bucket:
             self._bucket = bucket
             changed |= self.roster.thin
-        return [seat for id_ in changed if (seat := self.roster.get(id_)) is not None and _free_slots(seat)]
+        return [seat for id_ in changed if (seat := self.roster.get(id_)) and self.placer.room(seat, now)]
 
     def _offer(self, seats: list[Seat], now: datetime) -> None:
         """Send tasks on until every lane that these donors could serve, and every untested one, is empty or refused."""
         untested, self.untested = self.untested, set()
         blocked: set[Lane] = set()
-        while batch := self._next(seats, untested - blocked, blocked, now):
+        while True:
+            untested = {lane for lane in untested - blocked if lane.waiting} if untested else untested
             # All others have refused the first of a tested lane, unless by a lot, which is each task's own.
-            tested = not self.roster.thin and not any(lane in untested for _, lane in batch)
-            self.placer.only = seats if tested else None
-            try:
-                # Dask works recommendations off from the end.
-                keys = {place.key: "processing" for place, _ in reversed(batch)}
-                self._scheduler.transitions(keys, f"idlegrid-offer-{time()}")
-            finally:
-                self.placer.only = None
-            for place, lane in batch:
-                if self.lanes.put_back(place):
-                    blocked.add(lane)
+            if untested or self.roster.thin or len(seats) > _FEW:
+                batch = self._tries(seats, untested, blocked, now)
+            else:
+                batch = self._settled(seats, blocked, now)
+            if not batch:
+                return
+            for lane, settled in self._send(batch):
+                (untested if settled else blocked).add(lane)
 
-    def _next(
-        self, seats: list[Seat], untested: set[Lane], blocked: set[Lane], now: datetime
-    ) -> list[tuple[Place, Lane]]:
+    def _send(self, batch: list[Sending]) -> list[tuple[Lane, bool]]:
+        """Let Dask send these tasks on, in this order: the lanes of those that stayed, and if that was unforeseen."""
+        self.plan = {place.key: seat for place, _, seat in batch if seat is not None}
+        stayed: list[tuple[Lane, bool]] = []
+        try:
+            # Dask works recommendations off from the end.
+            keys = {place.key: "processing" for place, _, _ in reversed(batch)}
+            self._scheduler.transitions(keys, f"idlegrid-offer-{time()}")
+        finally:
+            self.plan = {}
+            stayed += ((lane, seat is not None) for place, lane, seat in batch if self.lanes.put_back(place))
+        return stayed
+
+    def _settled(self, seats: list[Seat], blocked: set[Lane], now: datetime) -> list[Sending]:
+        """The tasks that these donors get next, best priority first, when nobody else comes into question: for equal
+        tasks the rule is asked once. One that Dask itself restricts comes alone, and the rule decides in its turn.
+        """
+        rooms = {seat: left for seat in seats if (left := self.placer.room(seat, now))}
+        heads = self._heads(rooms, blocked)
+        batch: list[Sending] = []
+        busy = {seat for seat in rooms if seat.held}
+        while heads and rooms:
+            lane = heads[0][1]
+            if lane.restrictions:
+                return batch or [(self.lanes.take(lane), lane, None)]
+            seat = self._best(lane, rooms, busy)
+            if seat is None:
+                heapq.heappop(heads)
+                continue
+            batch.append((self.lanes.take(lane), lane, seat))
+            self._advance(heads, lane)
+            busy.add(seat)
+            rooms[seat] -= 1
+            if not rooms[seat]:
+                del rooms[seat]
+        return batch
+
+    def _best(self, lane: Lane, among: Iterable[Seat], busy: set[Seat]) -> Seat | None:
+        """The donor that goes first for the lane's tasks, None if all refuse them."""
+        best, key = None, None
+        for seat in among:
+            fit = self.placer.fit(lane, seat)
+            if fit.welcome:
+                its = fit.busy if seat in busy else fit.free
+                if key is None or its < key:
+                    best, key = seat, its
+        return best
+
+    def _tries(self, seats: list[Seat], untested: set[Lane], blocked: set[Lane], now: datetime) -> list[Sending]:
         """The tasks to try next, best priority first, and no more than there may be slots for."""
-        room = sum(map(_free_slots, seats)) + (_UNTESTED if untested else 0)
+        room = sum(self.placer.room(seat, now) for seat in seats) + (_UNTESTED if untested else 0)
         if not room:
             return []
-        one = len(seats) == 1
-        types = seats[0].donor.supported_types if one else {t for seat in seats for t in seat.donor.supported_types}
-        lanes = {*self.lanes.of_types(types), *untested} - blocked
-        heads = [(first, lane) for lane in lanes if (first := self.lanes.first(lane)) is not None]
-        heapq.heapify(heads)
-        batch: list[tuple[Place, Lane]] = []
+        heads = self._heads(seats, blocked, untested)
+        batch: list[Sending] = []
         hopeful: set[Lane] = set(untested)
         while heads and len(batch) < room:
-            _, lane = heads[0]
-            if lane not in hopeful and not self._hopeful(lane, seats, now):
+            lane = heads[0][1]
+            if lane not in hopeful and not self._hopeful(lane, seats):
                 heapq.heappop(heads)
                 continue
             hopeful.add(lane)
-            batch.append((self.lanes.take(lane), lane))
-            following = self.lanes.first(lane)
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                heapq.heapreplace(heads, (following, lane))
+            batch.append((self.lanes.take(lane), lane, None))
+            self._advance(heads, lane)
         return batch
 
-    def _hopeful(self, lane: Lane, seats: list[Seat], now: datetime) -> bool:
+    def _heads(
+        self, seats: Collection[Seat], blocked: set[Lane], untested: Iterable[Lane] = ()
+    ) -> list[tuple[Place, Lane]]:
+        """A heap of who is first in each lane that these donors could serve, and in the untested ones."""
+        types = {type_ for seat in seats for type_ in seat.donor.supported_types}
+        lanes = {*self.lanes.of_types(types), *untested} - blocked
+        heads = [(first, lane) for lane in lanes if (first := self.lanes.first(lane)) is not None]
+        heapq.heapify(heads)
+        return heads
+
+    def _advance(self, heads: list[tuple[Place, Lane]], lane: Lane) -> None:
+        """The first of the foremost lane is taken: its next comes into the heap."""
+        following = self.lanes.first(lane)
+        if following is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (following, lane))
+
+    def _hopeful(self, lane: Lane, seats: list[Seat]) -> bool:
         """Whether one of these donors might take a task of the lane (before lots are drawn)."""
-        return bool(lane.restrictions) or any(self.placer.verdict(None, lane, seat, now) for seat in seats)
+        return bool(lane.restrictions) or any(self.placer.fit(lane, seat).welcome for seat in seats)
 
     def _fail_unreadable(self) -> None:
         """A task that says nothing readable would wait for ever: it fails instead, and its message says why."""
@@ -171,10 +246,11 @@ class Offers:
     def _next_moment(self, now: datetime) -> datetime | None:
         try:
             moment = self.roster.donors.next_change(now) if self.roster.timed else None
+            thin = [seat for id_ in self.roster.thin if (seat := self.roster.get(id_)) and self.placer.room(seat, now)]
         except Exception as problem:  # noqa: BLE001
             self.placer.failed(problem)
             return now + timedelta(seconds=_LONGEST_SLEEP)
-        if any(_free_slots(seat) for id_ in self.roster.thin if (seat := self.roster.get(id_)) is not None):
+        if thin:
             every = self.placer.offer_every
             redrawn = datetime.fromtimestamp((now.timestamp() // every + 1) * every, UTC)
             moment = redrawn if moment is None else min(moment, redrawn)
@@ -183,8 +259,3 @@ class Offers:
     def _ring(self) -> None:
         self._timer = self._due = None
         self.run()
-
-
-def _free_slots(seat: Seat) -> int:
-    load = seat.load
-    return 0 if load.paused or load.draining else max(0, seat.donor.limits.max_concurrent_jobs - load.running)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from ..grid.acceptance import decide
+from ..grid.acceptance import admits, decide, room
 from ..grid.donors import Load
-from ..grid.placement import appraise, rank
+from ..grid.placement import appraise, order, rank
 from ..grid.verdicts import Reason, Verdict
 from .lanes import Key, Lane
-from .roster import Roster, Seat, WorkerState
+from .roster import Fit, Roster, Seat, WorkerState
 
 logger = logging.getLogger(__name__)
 
 Clock: TypeAlias = Callable[[], datetime]
 """Returns the time as an aware UTC datetime."""
+
+_FITS = 256
+"""Lanes of which a donor's fit is remembered."""
 
 OFFER_EVERY = 2.0
 """Seconds after which a donor that takes only a share of the work is offered again what it refused."""
@@ -44,8 +48,6 @@ class Placer:
         self.offer_every = offer_every
         self.problem = ""
         """What the rule last failed with; empty while it works."""
-        self.only: list[Seat] | None = None
-        """The donors that come into question while others are known to refuse (see `Offers`); None: all."""
         self._told: set[str] = set()
 
     def choose(
@@ -55,15 +57,17 @@ class Placer:
         for all.
         """
         try:
-            if self.only is not None and base is None and not lane.error:
-                seat = self._best_of(self.only, lane)
-            else:
-                choices = self._rank(key, lane, base, limit=1)
-                seat = self.roster.get(choices[0].donor_id) if choices else None
+            choices = self._rank(key, lane, base, limit=1)
+            seat = self.roster.get(choices[0].donor_id) if choices else None
         except Exception as problem:  # noqa: BLE001 - the rule fails closed, whatever it fails with
             self.failed(problem)
             return None
         return seat.ws if seat is not None and seat.ws in running else None
+
+    def confirm(self, seat: Seat, running: set[WorkerState]) -> WorkerState | None:
+        """The worker of a donor that has been settled on, unless it went or filled up in between."""
+        here = self.roster.of(seat.ws) is seat and seat.ws in running
+        return seat.ws if here and seat.running < seat.donor.limits.max_concurrent_jobs else None
 
     def eligible(
         self, key: Key, lane: Lane, base: Collection[WorkerState] | None, running: set[WorkerState]
@@ -75,17 +79,6 @@ class Placer:
             self.failed(problem)
             return set()
         return {seat.ws for seat in seats if seat is not None and seat.ws in running}
-
-    def _best_of(self, seats: list[Seat], lane: Lane) -> Seat | None:
-        """As `rank` over these few donors, none of which draws lots, without the index."""
-        now, best, pairs = self.clock(), None, []
-        for seat in seats:
-            if decide(lane.ask, seat.donor, seat.load, now, 0.0):
-                best = seat
-                pairs.append((seat.donor, seat.load))
-        if len(pairs) < 2:
-            return best
-        return self.roster.get(rank(lane.ask, pairs, now, lambda _donor_id: 0.0, limit=1)[0].donor_id)
 
     def _rank(self, key: Key, lane: Lane, base: Collection[WorkerState] | None, limit: int | None = None) -> list[Any]:
         if lane.error:
@@ -103,6 +96,28 @@ class Placer:
 
     def _ids(self, workers: Collection[WorkerState]) -> list[str]:
         return [seat.donor.id for ws in workers if (seat := self.roster.of(ws)) is not None]
+
+    def fit(self, lane: Lane, seat: Seat) -> Fit:
+        """What a donor is to the tasks of a lane: asked once for all of them, until the donor's facts or its report
+        change. Raises what the rule raises.
+        """
+        known = seat.fits.get(lane)
+        if known is None:
+            if len(seat.fits) >= _FITS:
+                seat.fits.clear()
+            ask, donor, load = lane.ask, seat.donor, replace(seat.load, running=0)
+            known = seat.fits[lane] = Fit(
+                not lane.error and admits(ask, donor, load),
+                order(ask, donor, load),
+                order(ask, donor, replace(load, running=1)),
+            )
+        return known
+
+    def room(self, seat: Seat, now: datetime) -> int:
+        """How many more jobs a donor may start now. Raises what the rule raises."""
+        if seat.held >= seat.donor.limits.max_concurrent_jobs:
+            return 0
+        return room(seat.donor, seat.load, now)
 
     def verdict(self, key: Key | None, lane: Lane, seat: Seat, now: datetime) -> Verdict:
         """May this donor take the task now? Without a key: may it take any task of the lane, lots aside?"""

@@ -170,7 +170,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
     def _transition(self, ts: TaskState, start: str, finish: str, said: Mapping[str, Any]) -> None:
         if start == "processing":
             if not (ts.actor and finish == "memory"):  # an actor keeps its slot while it lives
-                if ts in self.assigned:
+                if ts.actor and ts in self.assigned:
                     self.assigned[ts].seat.ws.actors.discard(ts)  # Dask keeps one that was cancelled while it was made
                 self._finish(ts, finish, said)
         elif start == "memory":
@@ -187,8 +187,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
                 self.offers.wake()
 
     def _assign(self, ts: TaskState, now: datetime) -> None:
-        ws = ts.processing_on
-        seat = self.roster.of(ws)
+        seat = self.roster.of(ts.processing_on)
         if seat is None:
             return
         lane = self.lane(ts)

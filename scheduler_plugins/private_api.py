@@ -17,6 +17,10 @@ SIGNATURES: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "Scheduler.decide_worker_non_rootish": (Scheduler.decide_worker_non_rootish, ("self", "ts")),
     "Scheduler.valid_workers": (Scheduler.valid_workers, ("self", "ts")),
     "Scheduler.worker_objective": (Scheduler.worker_objective, ("self", "ts", "ws")),
+    "Scheduler.stimulus_queue_slots_maybe_opened": (
+        Scheduler.stimulus_queue_slots_maybe_opened,
+        ("self", "stimulus_id"),
+    ),
     "Scheduler.bulk_schedule_unrunnable_after_adding_worker": (
         Scheduler.bulk_schedule_unrunnable_after_adding_worker,
         ("self", "ws"),

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from distributed.core import Status
 
 from ..grid.donors import Donor, DonorState, Load
 from ..grid.placement import Donors
 from .facts import Report, Statement
+from .lanes import Lane
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,21 @@ _STARTS = 1000
 _LEAVING = (Status.closing, Status.closing_gracefully)
 
 
+class Fit(NamedTuple):
+    """What a donor is to all tasks of a lane."""
+
+    welcome: bool
+    """Whether it would take them if it took any work, lots aside."""
+    free: tuple[float, float, float, str]
+    """Its place in the order for them while it runs nothing; smaller is better."""
+    busy: tuple[float, float, float, str]
+    """The same while it runs something."""
+
+
 class Seat:
     """One donor at work on one Dask worker."""
 
-    __slots__ = ("donor", "inbound", "load", "report", "starts", "wire", "ws")
+    __slots__ = ("_counted_at", "_load", "donor", "fits", "held", "inbound", "report", "starts", "wire", "ws")
 
     def __init__(self, donor: Donor, ws: WorkerState, starts: deque[float]) -> None:
         self.donor = donor
@@ -41,7 +53,70 @@ class Seat:
         """Tasks on their way from another worker (work stealing): they hold a slot before they are here."""
         self.starts = starts
         """Unix seconds of the last job starts, oldest first; outlives the worker."""
-        self.load = Load(paused=True)
+        self.held = 0
+        """Slots in use when last counted."""
+        self.fits: dict[Lane, Fit] = {}
+        """What the donor is to each lane (see `Placer.fit`), until its facts or its report change."""
+        self._load = Load(paused=True)
+        self._counted_at: float | None = None
+        """Unix seconds of a count that `_load` doesn't show yet."""
+
+    @property
+    def load(self) -> Load:
+        """What the donor is doing. Made when somebody asks: jobs come and go more often than that."""
+        at = self._counted_at
+        if at is not None:
+            old, self._counted_at = self._load, None
+            started, frees_at = self._starts_that_count(at)
+            self._load = Load(
+                running=self.held,
+                started_last_hour=started,
+                hourly_slot_frees_at=frees_at,
+                gpu_memory_used_gb=old.gpu_memory_used_gb,
+                loaded=old.loaded,
+                paused=old.paused,
+                draining=old.draining,
+            )
+        return self._load
+
+    @load.setter
+    def load(self, load: Load) -> None:
+        self._load, self._counted_at, self.held = load, None, load.running
+
+    def count(self, at: float) -> int:
+        """Count the jobs anew, at this Unix time: how many fewer (or, below 0, more) there are than before."""
+        before, self.held = self.held, self.running
+        self._counted_at = at
+        return before - self.held
+
+    def seen_at(self, at: float) -> Load:
+        """The whole load, found anew: what the worker reports, Dask's state of it, and its jobs."""
+        report, status = self.report, self.ws.status
+        started, frees_at = self._starts_that_count(at)
+        return Load(
+            running=self.running,
+            started_last_hour=started,
+            hourly_slot_frees_at=frees_at,
+            gpu_memory_used_gb=report.gpu_memory_used_gb,
+            loaded=report.loaded,
+            paused=report.paused or (status is not Status.running and status not in _LEAVING),
+            draining=report.draining or status in _LEAVING,
+        )
+
+    def _starts_that_count(self, at: float) -> tuple[int, float | None]:
+        """Starts within the hour, and when one more is allowed.
+
+        Never more than the cap: if it was lowered below what had started, the slot frees when enough of them have
+        left the hour.
+        """
+        starts, cap = self.starts, self.donor.limits.max_jobs_per_hour
+        while starts and starts[0] <= at - _HOUR:
+            starts.popleft()
+        count = len(starts) + self.inbound
+        if not cap:
+            return count, None
+        surplus = max(0, count - cap)
+        return count - surplus, starts[surplus] + _HOUR if surplus < len(starts) else None
 
     @property
     def running(self) -> int:
@@ -70,7 +145,9 @@ class Roster:
 
     def __init__(self, standing: Callable[[str], Mapping[str, Any]]) -> None:
         """`standing`: donor id → the fields of `Donor` that the ledger knows better than the donor itself."""
-        self.donors = Donors()
+        self._donors = Donors()
+        self._uncounted: set[Seat] = set()
+        """Seats of whose new load the index doesn't know."""
         self.changed: set[str] = set()
         """Ids of donors that may take more than when this was last cleared."""
         self.thin: set[str] = set()
@@ -82,6 +159,14 @@ class Roster:
         self._by_worker: dict[WorkerState, Seat] = {}
         self._replaced: set[WorkerState] = set()
         self._starts: dict[str, deque[float]] = {}
+
+    @property
+    def donors(self) -> Donors:
+        """The index of all donors here, brought up to their loads."""
+        while self._uncounted:
+            seat = self._uncounted.pop()
+            self._donors.load(seat.donor.id, seat.load)
+        return self._donors
 
     def __len__(self) -> int:
         return len(self._seats)
@@ -139,13 +224,18 @@ class Roster:
     def _post(self, seat: Seat, now: datetime) -> None:
         """Put a donor with new facts into the index."""
         id_ = seat.donor.id
-        seat.load = self._load(seat, now)
-        self.donors.put(seat.donor, seat.load)
+        seat.load = seat.seen_at(now.timestamp())
+        self._put(seat)
         limits = seat.donor.limits
         (self.thin.add if limits.acceptance_rate < 1 else self.thin.discard)(id_)
         timed = limits.working_hours_start is not None or limits.max_jobs_per_hour > 0
         (self.timed.add if timed else self.timed.discard)(id_)
         self.changed.add(id_)
+
+    def _put(self, seat: Seat) -> None:
+        seat.fits.clear()
+        self._uncounted.discard(seat)
+        self._donors.put(seat.donor, seat.load)
 
     def leave(self, ws: WorkerState) -> Seat | None:
         """A worker is gone; returns the seat it had."""
@@ -154,7 +244,8 @@ class Roster:
         if seat is not None:
             id_ = seat.donor.id
             del self._seats[id_]
-            self.donors.drop(id_)
+            self._uncounted.discard(seat)
+            self._donors.drop(id_)
             self.changed.discard(id_)
             self.thin.discard(id_)
             self.timed.discard(id_)
@@ -176,64 +267,25 @@ class Roster:
         donor = replace(seat.donor, **self._standing(seat.donor.id))
         if donor != seat.donor:
             seat.donor = donor
-            self.donors.put(donor, seat.load)
+            self._put(seat)
 
     def recount(self, seat: Seat, now: datetime) -> None:
         """Count a donor's jobs anew; to be called whenever one came or went. Its report is taken as it was."""
-        old = seat.load
-        started, frees_at = self._starts_that_count(seat, now)
-        seat.load = new = Load(
-            running=seat.running,
-            started_last_hour=started,
-            hourly_slot_frees_at=frees_at,
-            gpu_memory_used_gb=old.gpu_memory_used_gb,
-            loaded=old.loaded,
-            paused=old.paused,
-            draining=old.draining,
-        )
-        self.donors.load(seat.donor.id, new)
-        if new.running < old.running:
+        if seat.count(now.timestamp()) > 0:
             self.changed.add(seat.donor.id)
+        self._uncounted.add(seat)
 
     def refresh(self, seat: Seat, now: datetime) -> None:
         """Find a donor's whole load anew: what it reports, Dask's state of its worker, and its jobs."""
-        old, new = seat.load, self._load(seat, now)
+        old, new = seat.load, seat.seen_at(now.timestamp())
         if new == old:
             return
         seat.load = new
-        self.donors.load(seat.donor.id, new)
+        self._uncounted.add(seat)
+        if (new.loaded, new.gpu_memory_used_gb) != (old.loaded, old.gpu_memory_used_gb):
+            seat.fits.clear()
         if _eased(old, new):
             self.changed.add(seat.donor.id)
-
-    def _load(self, seat: Seat, now: datetime) -> Load:
-        report, status = seat.report, seat.ws.status
-        started, frees_at = self._starts_that_count(seat, now)
-        return Load(
-            running=seat.running,
-            started_last_hour=started,
-            hourly_slot_frees_at=frees_at,
-            gpu_memory_used_gb=report.gpu_memory_used_gb,
-            loaded=report.loaded,
-            paused=report.paused or (status is not Status.running and status not in _LEAVING),
-            draining=report.draining or status in _LEAVING,
-        )
-
-    @staticmethod
-    def _starts_that_count(seat: Seat, now: datetime) -> tuple[int, float | None]:
-        """Starts within the hour, and when one more is allowed.
-
-        Never more than the cap: if it was lowered below what had started, the slot frees when enough of them have
-        left the hour.
-        """
-        starts, cap = seat.starts, seat.donor.limits.max_jobs_per_hour
-        hour_ago = now.timestamp() - _HOUR
-        while starts and starts[0] <= hour_ago:
-            starts.popleft()
-        count = len(starts) + seat.inbound
-        if not cap:
-            return count, None
-        surplus = max(0, count - cap)
-        return count - surplus, starts[surplus] + _HOUR if surplus < len(starts) else None
 
 
 def _eased(old: Load, new: Load) -> bool:

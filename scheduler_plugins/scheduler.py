@@ -36,6 +36,8 @@ class GridMixin:
     def decide_worker_non_rootish(self: Any, ts: TaskState) -> WorkerState | None:
         """The best worker by the rule. (The stock method falls back to any worker when restrictions are loose.)"""
         grid: GridPlugin = self.grid
+        if (seat := grid.offers.plan.pop(ts.key, None)) is not None:
+            return grid.placer.confirm(seat, self.running)
         lane = grid.lane(ts)
         if lane is None:
             return super().decide_worker_non_rootish(ts)  # type: ignore[misc]
@@ -68,6 +70,11 @@ class GridMixin:
         if lane is None:
             return super().worker_objective(ts, ws)  # type: ignore[misc,no-any-return]
         return (-self.grid.placer.score(lane, ws), ws.nbytes)
+
+    def stimulus_queue_slots_maybe_opened(self: Any, *, stimulus_id: str) -> None:
+        """Where Dask refills freed threads from its own queue, the grid's waiting tasks get their offers."""
+        super().stimulus_queue_slots_maybe_opened(stimulus_id=stimulus_id)  # type: ignore[misc]
+        self.grid.offers.settle()
 
     def bulk_schedule_unrunnable_after_adding_worker(self: Any, ws: WorkerState) -> dict[Any, str]:
         """Stock tasks only: grid tasks get their offers in order, without a look at all of them."""

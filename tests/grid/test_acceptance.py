@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idlegrid.grid.acceptance import closes_at, decide, free_memory_gb, is_open, moment_of, opens_at, standing
+from idlegrid.grid.acceptance import (
+    admits,
+    closes_at,
+    decide,
+    free_memory_gb,
+    is_open,
+    moment_of,
+    opens_at,
+    room,
+    standing,
+)
 from idlegrid.grid.donors import IDLE, Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
 from idlegrid.grid.verdicts import ACCEPTED, Reason
@@ -254,3 +264,37 @@ def test_less_memory_in_use_never_turns_a_yes_into_a_no(used, less, percent, ask
 def test_a_rate_takes_the_lots_below_it(rate, lots):
     donor = replace(DONOR, limits=Limits(acceptance_rate=rate))
     assert [bool(decide(ASK, donor, IDLE, NOW, lot)) for lot in lots] == [lot < rate for lot in lots]
+
+
+asks = st.builds(
+    Ask,
+    type=st.sampled_from(["embedding", "llm"]),
+    model=st.sampled_from([None, "a", "b"]),
+    gpu_memory_gb=st.sampled_from([0.0, 5.0]),
+    excluded=st.sampled_from([frozenset(), frozenset({"d"})]),
+)
+busy = st.builds(
+    replace,
+    loads,
+    paused=st.booleans(),
+    loaded=st.sampled_from([frozenset(), frozenset({"a"})]),
+    gpu_memory_used_gb=st.sampled_from([0.0, 20.0]),
+)
+
+
+@given(asks, busy, windows | st.none(), st.integers(1, 4), st.integers(0, 4))
+@settings(max_examples=300, deadline=None)
+def test_a_batch_decided_at_once_is_no_larger_than_one_decided_job_by_job(ask, load, window, slots, per_hour):
+    start, end = window or (None, None)
+    limits = Limits(
+        working_hours_start=start, working_hours_end=end, max_concurrent_jobs=slots, max_jobs_per_hour=per_hour
+    )
+    donor = replace(DONOR, limits=limits)
+    at_once, started, now_on = (room(donor, load, NOW) if admits(ask, donor, load) else 0), 0, load
+    while decide(ask, donor, now_on, NOW, 0.0):
+        started += 1
+        now_on = replace(load, running=load.running + started, started_last_hour=load.started_last_hour + started)
+    assert at_once <= started
+    assert bool(at_once) == bool(started)
+    if load.hourly_slot_frees_at is None or load.hourly_slot_frees_at > NOW.timestamp():
+        assert at_once == started

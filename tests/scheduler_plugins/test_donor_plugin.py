@@ -126,7 +126,8 @@ async def test_worker_processes_under_nannies_say_what_they_are():
         name: {"cls": Nanny, "options": {"nthreads": 1, "dashboard": False, "plugins": (DonorPlugin(donor(name)),)}}
         for name in ("one", "two")
     }
-    scheduler = {"cls": GridScheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    quiet = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # without one it takes Dask's usual port
+    scheduler = {"cls": GridScheduler, "options": {"host": "127.0.0.1", "port": 0, **quiet}}
     async with (
         SpecCluster(workers=workers, scheduler=scheduler, asynchronous=True) as spec,
         Client(spec, asynchronous=True) as client,

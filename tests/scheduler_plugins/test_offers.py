@@ -21,10 +21,13 @@ async def waiting(c, count=1, **changes):
     return futures
 
 
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
 async def test_a_window_that_opens_by_the_clock_sends_the_waiting_on():
-    opens = datetime(2026, 3, 1, 22, tzinfo=UTC)
-    clock = HandClock(opens - timedelta(seconds=0.4))
+    opens, clock = NOON.replace(hour=22), HandClock(NOON)
     async with cluster(donor("night", **NIGHT), clock=clock) as c:
+        clock.forward(hours=10, seconds=-(clock() - NOON).total_seconds() - 1.0)
         futures = await waiting(c, 3)
         assert clock() < opens
         assert await c.client.gather(futures) == ["night"] * 3
@@ -33,10 +36,11 @@ async def test_a_window_that_opens_by_the_clock_sends_the_waiting_on():
 
 async def test_without_the_timer_nobody_would_notice_the_window(monkeypatch):
     """The control of the test above."""
-    clock = HandClock(datetime(2026, 3, 1, 22, tzinfo=UTC) - timedelta(seconds=0.2))
+    clock = HandClock(NOON)
     async with cluster(donor("night", **NIGHT), clock=clock) as c:
         monkeypatch.setattr(c.scheduler.grid.offers, "_set_timer", lambda _now: None)
         futures = await waiting(c, 1)
+        clock.forward(hours=11)
         with pytest.raises(TimeoutError):
             await until(lambda: futures[0].done(), deadline=0.6)
 

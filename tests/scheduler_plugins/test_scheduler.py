@@ -158,7 +158,7 @@ async def test_a_failing_rule_places_nobody_and_says_so_once(monkeypatch, caplog
     async with cluster(donor("a")) as c:
         with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
             patch.setattr(placer, "rank", broken)
-            patch.setattr(placer, "decide", broken)  # asked in its place where the donors are few
+            patch.setattr(placer, "admits", broken)  # asked in its place where the donors are few
             with dask.annotate(**annotation()):
                 futures = c.client.map(where, range(5), pure=False)
             await until(lambda: all(c.state(f) == "no-worker" for f in futures))
