@@ -72,6 +72,7 @@ class EventStream(AsyncIterator[Event]):
         self._abort = abort
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()
+        self._tell: Callable[[], None] | None = None
         self._ended = False
         self._closed = False
 
@@ -86,6 +87,20 @@ class EventStream(AsyncIterator[Event]):
         else:
             self._events.append(event)
         self._arrived.set()
+        if self._tell is not None:
+            self._tell()
+
+    def listen(self, tell: Callable[[], None]) -> None:
+        """For who reads many streams at once: `tell` is called in the reader's loop when there is something to take."""
+        self._tell = tell
+        if self._events:
+            tell()
+
+    def take(self) -> list[Event]:
+        """What is there, without waiting: Tokens, Finished, both in this order, or nothing."""
+        events = list(self._events)
+        self._events.clear()
+        return events
 
     def __aiter__(self) -> Self:
         return self
@@ -99,6 +114,10 @@ class EventStream(AsyncIterator[Event]):
         return self._events.popleft()
 
     async def aclose(self) -> None:
+        """The same as `close`, for ``aclosing``."""
+        self.close()
+
+    def close(self) -> None:
         """Whoever reads gets the end; the request is aborted if it lives."""
         if self._closed:
             return

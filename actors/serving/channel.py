@@ -19,7 +19,9 @@ from .wire import VERSION, Connection, Frame, ProtocolError
 LOADING = 6
 """A host that loads may be silent so many times as long: importing and mapping can hold a process for seconds."""
 WINDOW = 16
-"""Frames of one stream that may be under way; a reader that is slower gets several tokens in one."""
+"""Events of one stream that may be under way; a reader that is slower gets several tokens in one."""
+Piece = tuple[int, list[Any]]
+"""Events on the wire, and how many tokens of the answer precede them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class Channel:
         self._connection = connection
         self._told = told
         self._numbers = itertools.count(1)
-        self._streams: dict[int, asyncio.Queue[Frame | Exception]] = {}
+        self._streams: dict[int, asyncio.Queue[Piece | Exception]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._quiet = 0
         self._tasks = (
@@ -113,12 +115,12 @@ class Channel:
         try:
             self._send({"op": "open", "stream": number, "request": request_to_wire(request), "credit": window})
             while not ended:
-                frame = await inbox.get()
-                if isinstance(frame, Exception):
-                    ended = not isinstance(frame, TimeoutError)
-                    raise frame
-                at, events = _read(frame)
-                for event in events:
+                piece = await inbox.get()
+                if isinstance(piece, Exception):
+                    ended = not isinstance(piece, TimeoutError)
+                    raise piece
+                at, events = piece
+                for event in map(_read, events):
                     ended = isinstance(event, Finished)
                     yield at, event
                     at += len(event.ids) if isinstance(event, Tokens) else 0
@@ -178,8 +180,9 @@ class Channel:
     def _take(self, frame: Frame) -> None:
         op = frame["op"]
         if op == "events":
-            if (inbox := self._streams.get(frame["stream"])) is not None:  # else: closed here, late there
-                inbox.put_nowait(frame)
+            for number, at, events in frame["of"]:
+                if (inbox := self._streams.get(number)) is not None:  # else: closed here, late there
+                    inbox.put_nowait((int(at), list(events)))
         elif op == "refused":
             if (inbox := self._streams.get(frame["stream"])) is not None:
                 inbox.put_nowait(KINDS.get(frame["kind"], StreamLost)(frame["why"]))
@@ -228,8 +231,8 @@ class Channel:
         self._told()
 
 
-def _read(frame: Frame) -> tuple[int, list[Event]]:
+def _read(wire: Any) -> Event:
     try:
-        return int(frame["at"]), [event_from_wire(wire) for wire in frame["events"]]
-    except (KeyError, TypeError, ValueError, ProtocolError) as error:
-        raise StreamLost(f"the host sent events that can't be read: {error!r}") from error
+        return event_from_wire(wire)
+    except ProtocolError as error:
+        raise StreamLost(f"the host sent what can't be read: {error}") from error

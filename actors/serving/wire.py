@@ -2,7 +2,7 @@
 
 A frame is four bytes (length, big endian) and a msgpack map with the key `op`. From the client: `hello` (token),
 `open` (stream, request, credit), `credit` (stream, n), `abort` (stream), `call` (call, what, args), `ping` (n).
-From the host: `welcome` (replica, epoch), `events` (stream, at, events), `refused` (stream, kind, why),
+From the host: `welcome` (replica, epoch), `events` (of: triples of stream, at, events), `refused` (stream, kind, why),
 `answer` (call, value or kind and why), `status` (status), `pong` (n, status).
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
-VERSION = 1
+VERSION = 2
 """Raised when a frame changes its meaning; both sides must speak the same one."""
 MAX_FRAME = 64 * 2**20
 """Bytes in one frame at most: a prompt of millions of tokens."""
@@ -41,6 +41,12 @@ class Connection:
     def closed(self) -> bool:
         """Nothing can be sent any more."""
         return self._writer.is_closing()
+
+    @property
+    def congested(self) -> bool:
+        """The peer takes less than it is sent: who can wait should, for `drained`."""
+        transport = self._writer.transport
+        return transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
 
     def send(self, frame: Frame) -> None:
         """Send a frame soon. Never waits: who sends much waits for `drained`. Silent on a closed connection."""

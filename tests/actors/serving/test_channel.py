@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import socket
 import struct
 import time
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +16,7 @@ from idlegrid.actors.llm.request import Finished, FinishReason, Request, Request
 from idlegrid.actors.serving.channel import WINDOW, Address, Channel
 from idlegrid.actors.serving.errors import ChannelLost, StreamLost
 from idlegrid.actors.serving.host import Host
+from idlegrid.actors.serving.payload import request_to_wire
 from idlegrid.actors.serving.status import HostState
 from idlegrid.actors.serving.wire import VERSION, Connection
 
@@ -116,6 +118,39 @@ async def test_a_reader_that_stops_reading_delays_nobody_and_costs_bounded_memor
             rest += event.ids if isinstance(event, Tokens) else ()
         assert at == 0
         assert rest == answer_to(a_request("slow", 1500))
+
+
+async def test_a_client_that_reads_nothing_has_its_tokens_joined_and_misses_none():
+    asked = a_request("r", 2000)
+    async with served() as (host, engine, _):
+        before = set(host._sessions)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(host._server.sockets[0].getsockname())
+        reader, writer = await asyncio.open_connection(sock=client, limit=4096)
+        connection = Connection(reader, writer)
+        connection.send({"op": "hello", "version": VERSION, "token": host._token})
+        await until(lambda: set(host._sessions) - before)
+        [session] = set(host._sessions) - before
+        there = session._connection._writer
+        there.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        there.transport.set_write_buffer_limits(1000)
+        writer.transport.pause_reading()
+        connection.send({"op": "open", "stream": 1, "request": request_to_wire(asked), "credit": 10**6})
+        await until(lambda: engine.streams)
+        await until(lambda: not engine.streams)  # it got on without its reader
+        assert there.transport.get_write_buffer_size() < 2000
+        writer.transport.resume_reading()
+        tokens, pieces = [], 0
+        async with asyncio.timeout(DEADLINE):
+            while len(tokens) < 2000:
+                for _, at, events in (await connection.receive()).get("of", ()):
+                    assert at == len(tokens)
+                    tokens += events[0]["ids"]
+                    pieces += 1
+        assert tokens == answer_to(asked)
+        assert pieces < 1000
+        connection.close()
 
 
 async def test_closing_a_stream_aborts_its_request_alone():
