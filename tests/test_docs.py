@@ -15,7 +15,7 @@ from idlegrid.api.cli.documentation import all_commands
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = dict(all_commands())
-GROUPS = {words.split()[0] for words in COMMANDS if " " in words}
+GROUPS = {" ".join(words.split()[:-1]) for words in COMMANDS if " " in words}
 
 
 def blocks(page):
@@ -54,7 +54,9 @@ def test_every_command_is_in_the_page():
 @pytest.mark.parametrize(("page", "program", "line"), list(command_lines()))
 def test_every_command_line_can_be_typed(page, program, line):
     words = (["worker"] if program == "gpu-worker" else []) + shlex.split(line)
-    name = " ".join(words[:2]) if words[0] in GROUPS else words[0].removeprefix("--help")
+    name = next(name for count in (3, 2, 1, 0) if (name := " ".join(words[:count])) in COMMANDS)
+    assert name or words == ["--help"], f"{page}: {program} {line}"
+    assert name not in GROUPS or words[-1] == "--help", f"{page}: {program} {line}"
     assert name in COMMANDS, f"{page}: {program} {line}"
     known = {option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
     used = {word.partition("=")[0] for word in words if word.startswith("-")}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import chat, config, doctor, embed, models, run, serve, status, worker
+from . import admin, chat, config, doctor, embed, jobs, models, run, serve, status, worker
 from .output import tell
 
 _LOOK: dict[str, Any] = {
@@ -54,6 +54,8 @@ app.command("models")(models.models)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.add_typer(worker_app, name="worker")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(admin.app, name="admin")
 app.add_typer(config.app, name="config")
 worker_app.command("start")(worker.start)
 
@@ -95,18 +97,27 @@ def _expected(error: Exception) -> bool:
     from ...grid.config import ConfigError
     from ...grid.regions import UnknownRegionError
     from ...pipelines.bulk import BulkError
+    from ..client.errors import GridError
     from ..ports import CannotStart
 
-    kinds = (BulkError, CannotStart, ConfigError, ConnectionError, ModelNotFound, TimeoutError)
-    llm: tuple[type[Exception], ...] = (GenerationFailed, RequestRefused, *_engine_errors())
+    kinds = (BulkError, CannotStart, ConfigError, ConnectionError, GridError, ModelNotFound, TimeoutError)
+    llm: tuple[type[Exception], ...] = (GenerationFailed, RequestRefused, *_errors_of_what_was_loaded())
     return isinstance(error, (*kinds, *llm, UnknownModel, UnknownRegionError))
 
 
-def _engine_errors() -> tuple[type[Exception], ...]:
-    """What an engine says of a model that it can't load; none where no engine was loaded."""
+_LAZY = (
+    ("actors.llm.codec", "NoTokenizer"),
+    ("actors.llm.families", "UnsupportedModel"),
+    ("actors.llm.weights", "BadCheckpoint"),
+    ("grid.store.errors", "StoreUnavailable"),
+)
+
+
+def _errors_of_what_was_loaded() -> tuple[type[Exception], ...]:
+    """What an engine says of a model that it can't load, and the store of its database; none where it wasn't needed."""
     found = []
-    for module, name in (("codec", "NoTokenizer"), ("families", "UnsupportedModel"), ("weights", "BadCheckpoint")):
-        loaded = sys.modules.get(f"idlegrid.actors.llm.{module}")
+    for module, name in _LAZY:
+        loaded = sys.modules.get(f"idlegrid.{module}")
         if loaded is not None:
             found.append(getattr(loaded, name))
     return tuple(found)

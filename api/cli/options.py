@@ -21,6 +21,21 @@ Address = Annotated[
         show_default="scheduler.address of the configuration, else this machine's",
     ),
 ]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="HTTP service of the grid.", show_default="server.url, http://localhost:8000"
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        help="API key; others on this machine can see a typed one.",
+        show_default="IDLEGRID_API_KEY",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -6,7 +6,7 @@ from .client import AsyncGridClient, GridClient
 from .errors import GridError, JobFailed, Refused, Unavailable, WaitTimedOut
 from .options import JobOptions
 from .results import Completion, Embeddings, Image, ImageAnswer, Segment, Transcription, Usage
-from .values import Event, Job, JobPage, Queue, Submitted, Why
+from .values import Event, Job, JobPage, Opinion, Queue, Submitted, Why
 
 __all__ = [
     "AsyncGridClient",
@@ -21,6 +21,7 @@ __all__ = [
     "JobFailed",
     "JobOptions",
     "JobPage",
+    "Opinion",
     "Queue",
     "Refused",
     "Segment",

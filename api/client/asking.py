@@ -16,8 +16,6 @@ from .errors import GridError, Refused, Unavailable, WaitTimedOut
 from .retry import BUSY, pause, retry_after
 from .wire import Wire
 
-IN_PROGRESS = "idempotency_in_progress"
-"""Code of the 409 that says that the same request is being answered on another connection."""
 LEAST = 0.001
 """Seconds: httpx takes no timeout that is over already."""
 
@@ -115,7 +113,7 @@ class Asking:
                 course.alive = time.monotonic()
             return response
         refusal = refusal_in(response)
-        if response.status_code not in BUSY and refusal.code != IN_PROGRESS:
+        if response.status_code not in BUSY:
             raise refusal
         course.trouble = str(refusal)
         course.asked = retry_after(response.headers.get("retry-after"), datetime.now(UTC))

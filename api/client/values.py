@@ -23,6 +23,8 @@ class Job:
     """As its job type describes it; None until it is completed."""
     error: str | None = None
     """Why it ended without a result, or why its last attempt failed."""
+    error_code: str | None = None
+    """The same for programs, e.g. ``poisoned``."""
     region: str | None = None
     worker_id: str | None = None
     """Who runs or ran it."""
@@ -42,7 +44,7 @@ class Job:
 
 def _job_fields(document: Document) -> dict[str, Any]:
     """The fields of a `Job` out of the service's document."""
-    said = {name: document.get(name) for name in ("result", "error", "region", "worker_id")}
+    said = {name: document.get(name) for name in ("result", "error", "error_code", "region", "worker_id")}
     instants = {name: _instant(document.get(name)) for name in ("created_at", "started_at", "completed_at")}
     return {
         "id": document["job_id"],
@@ -132,15 +134,39 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What one worker says to a job."""
+
+    worker: str
+    region: str | None
+    verdict: str
+    """``accepted``, or the reason against it."""
+    detail: str
+    """In words."""
+    score: float | None
+    """Higher is better. None: refused."""
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        return cls(
+            worker=str(document.get("name") or document["worker"]),
+            region=document.get("region"),
+            verdict=document["verdict"],
+            detail=document.get("detail") or "",
+            score=document.get("score"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Why:
-    """Where a job stands, and what each worker had to say to it."""
+    """Where a job stands, and what each worker has to say to it."""
 
     job_id: str
     status: JobStatus
     summary: str
     """In one sentence."""
-    workers: tuple[Document, ...]
-    """For each worker that was considered: who, the verdict and its reason."""
+    workers: tuple[Opinion, ...]
+    """Who may take it, best first; then who refuses."""
     document: Document = field(repr=False, compare=False)
 
     @classmethod
@@ -149,7 +175,7 @@ class Why:
             job_id=document["job_id"],
             status=JobStatus(document["status"]),
             summary=str(document.get("summary") or ""),
-            workers=tuple(document.get("workers") or ()),
+            workers=tuple(map(Opinion.of, document.get("workers") or ())),
             document=document,
         )
 

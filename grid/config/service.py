@@ -35,6 +35,13 @@ class Api(Section):
         allowed="a long random text",
         secret=True,
     )
+    key: NonEmpty | None = setting(
+        None,
+        "API key that commands send to `server.url`.",
+        variable="IDLEGRID_API_KEY",
+        allowed="a key that `idlegrid admin keys create` told",
+        secret=True,
+    )
     trusted_proxies: Cidrs | None = setting(
         None,
         "Networks of proxies whose `X-Forwarded-For` is believed; in the variable with commas.",

@@ -160,11 +160,10 @@ async def test_a_file_is_sent_and_an_image_saved(connect, tmp_path):
 
 async def test_a_lost_answer_makes_no_second_job(connect):
     service = Service(
-        httpx.ReadError("gone"), problem(503, "store_unavailable"), problem(409, "idempotency_in_progress"), QUEUED
     )
     job = await connect(service).call("submit", "llm", {})
     keys = [request.headers["idempotency-key"] for request in service.asked]
-    assert (job.id, len(keys), len(set(keys))) == ("j1", 4, 1)
+    assert (job.id, len(keys), len(set(keys))) == ("j1", 3, 1)
     other = Service(QUEUED)
     await connect(other).call("submit", "llm", {})
     assert other.asked[0].headers["idempotency-key"] not in keys, "a key is of one submission"
@@ -255,13 +254,14 @@ async def test_the_other_calls(connect):
         "estimated_wait_seconds": None,
         "by_type": {"llm": {"queued": 4}},
     }
-    why = {"job_id": "j1", "status": "queued", "summary": "it waits", "workers": [{"worker_id": "w"}]}
+    why = {"job_id": "j1", "status": "queued", "summary": "it waits", "workers": [{"worker": "w", "verdict": "paused"}]}
     service = Service({"jobs": [JOB, DONE], "next_cursor": "c"}, JOB | {"status": "cancelled"}, why, stats)
     grid = connect(service)
     page = await grid.call("jobs", status="queued", limit=2)
     assert ([job.status for job in page.jobs], page.next_cursor) == (["queued", "completed"], "c")
     assert (await grid.call("cancel", "a/b")).status is JobStatus.CANCELLED
-    assert (await grid.call("why", page.jobs[0])).summary == "it waits"
+    told = await grid.call("why", page.jobs[0])
+    assert (told.summary, told.workers[0].worker, told.workers[0].verdict) == ("it waits", "w", "paused")
     assert (await grid.call("queue", region="oceania")).by_type == {"llm": {"queued": 4}}
     asked = [(request.method, request.url.raw_path.decode()) for request in service.asked]
     assert asked == [

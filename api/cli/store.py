@@ -1,0 +1,32 @@
+"""The database of a grid, for the commands that work on it without a service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...grid.config import Settings
+    from ...grid.store import Store
+
+
+@contextmanager
+def opened(values: Settings) -> Iterator[Store]:
+    """The configured store, at this version's schema. Raises CannotStart where it can't be opened."""
+    from ..ports import CannotStart
+
+    try:
+        from ...grid.store import open_store
+    except ModuleNotFoundError as error:
+        raise CannotStart(f"this needs the extra `api` (pip install 'idlegrid[api]'): {error}") from error
+    database = values.database
+    try:
+        store = open_store(database.url, pool_size=1, timeout=database.timeout)
+    except ValueError as error:
+        raise CannotStart(f"database.url: {error}") from error
+    try:
+        store.upgrade()
+        yield store
+    finally:
+        store.close()
