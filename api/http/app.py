@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from ...grid.config import Settings
 from ...grid.config.inference import Batch
 from ...grid.config.service import Api
+from .admin_keys import keys_router
+from .auth import Gate, Gatekeeper, KeyRing
 from .batcher import Batcher
 from .batching import BatchLimits
 from .chat import chat_router
+from .client_address import address_reader
 from .completions import completions_router
 from .edge import LOOPBACK, Edge
 from .embedder import Embedder
 from .embeddings import embeddings_router
 from .errors import handle_errors
 from .health import health_router
+from .jobs import Intake, jobs_router
+from .jobs_door import JobDoor
+from .jobs_events import events_router
+from .jobs_queue import Lookout
+from .jobs_stats import stats_router
+from .jobs_sync import sync_router
+from .jobs_why import Witness, why_router
 from .llm_door import LlmDoor
 from .llm_face import ChatBackend
 from .metrics import LlmMetrics, metrics_router
 from .models import Models, models_router
+from .openapi import describe
+from .problems import handle_problems
+from .state import state_router
+from .trace import Trace
+from .worker_doors import attempts_router
+from .worker_pull import pull_router
+
+RESULTS = "/api/v1/workers/"
+RESULT_MARGIN = 100_000
+"""Bytes that a worker's last word has beside the result."""
 
 
-def create_app(embedder: Embedder, settings: Settings, chat: ChatBackend | None = None) -> FastAPI:
+def create_app(
+    embedder: Embedder, settings: Settings, chat: ChatBackend | None = None, jobs: JobDoor | None = None
+) -> FastAPI:
     """The application. It computes with `embedder` and `chat`, which must live on the event loop that serves.
 
-    Without `chat` there are no doors for language models.
-    It has no authentication: serve it on loopback, or behind something that authenticates.
+    Without `chat` there are no doors for language models, without `jobs` none for durable jobs. Raises ValueError when
+    the settings want API keys and there is no store (`jobs`) that has them.
     """
+    ring = key_ring(jobs, settings)
     batcher = Batcher(embedder, batch_limits(settings.api, settings.inference.batch))
 
     @asynccontextmanager
@@ -56,10 +79,51 @@ def create_app(embedder: Embedder, settings: Settings, chat: ChatBackend | None 
         app.include_router(completions_router(door))
         app.include_router(metrics_router(metrics, chat))
     app.include_router(models_router(models))
-    app.include_router(health_router(models))
+    if jobs is not None:
+        for router in job_routers(jobs, ring):
+            app.include_router(router)
+    app.include_router(health_router(models, jobs.check if jobs is not None else None))
     handle_errors(app)
-    app.add_middleware(Edge, max_body=int(settings.api.max_body_mb * 1_000_000), hosts=known_hosts(settings.api))
+    handle_problems(app)
+    describe(app)
+    secret = jobs.secret if jobs is not None else None
+    app.add_middleware(Gate, guard=Gatekeeper(ring, secret, settings.api.worker_token))
+    app.add_middleware(Trace)
+    app.add_middleware(Edge, max_body=largest_body(settings), hosts=known_hosts(settings.api))
     return app
+
+
+def key_ring(jobs: JobDoor | None, settings: Settings) -> KeyRing | None:
+    """The API keys; None where none is wanted."""
+    if not settings.api.needs_keys:
+        return None
+    if jobs is None:
+        raise ValueError(
+            f"a service on {settings.api.host} wants API keys (setting api.auth), and there is no store that has them"
+        )
+    return KeyRing(jobs.find_key, settings.jobs.requests_per_minute)
+
+
+def job_routers(jobs: JobDoor, ring: KeyRing | None) -> Iterator[APIRouter]:
+    """The doors for durable jobs. The order matters: `/jobs/sync` and `/jobs/stats/…` are no ids."""
+    address_of, lookout = address_reader(jobs.settings.api.trusted_proxies), Lookout(jobs)
+    intake, witness = Intake(jobs, lookout, address_of), Witness(jobs)
+    yield stats_router(jobs, lookout, address_of)
+    yield sync_router(jobs, intake, witness)
+    yield events_router(jobs)
+    yield why_router(jobs, intake, witness)
+    yield jobs_router(jobs, intake)
+    yield attempts_router(jobs)
+    yield pull_router(jobs, address_of)
+    yield keys_router(jobs, ring)
+    yield state_router(jobs, lookout)
+
+
+def largest_body(settings: Settings) -> Callable[[str], int]:
+    """How large a request may be at a path: results are larger than what clients send."""
+    usual = int(settings.api.max_body_mb * 1_000_000)
+    result = max(usual, int(settings.jobs.max_result_mb * 1_000_000) + RESULT_MARGIN)
+    return lambda path: result if path.startswith(RESULTS) and path.endswith("/complete") else usual
 
 
 def batch_limits(api: Api, batch: Batch) -> BatchLimits:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError, internal_error
+from .problems import in_form
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,10 @@ _CLOSE = {"connection": "close"}
 
 
 class Edge:
-    """ASGI middleware. `hosts` None: any host name."""
+    """ASGI middleware. `max_body`: bytes at a path. `hosts` None: any host name."""
 
-    def __init__(self, app: ASGIApp, *, max_body: int, hosts: Collection[str] | None) -> None:
+    def __init__(self, app: ASGIApp, *, max_body: Callable[[str], int], hosts: Collection[str] | None) -> None:
         self._app, self._max_body, self._hosts = app, max_body, hosts
-        self._too_large = f"The request is larger than {max_body} bytes (setting api.max_body_mb)."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,6 +45,8 @@ class Edge:
             return
         headers = Headers(scope=scope)
         request_id = request_id_from(headers.get(REQUEST_ID))
+        scope.setdefault("state", {})["request_id"] = request_id
+        path, max_body = scope["path"], self._max_body(scope["path"])
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -58,39 +60,44 @@ class Edge:
             await send(message)
 
         try:
-            self._admit(headers)
-            await self._app(scope, self._bounded(receive), send_with_headers)
+            self._admit(headers, max_body)
+            await self._app(scope, _bounded(receive, max_body), send_with_headers)
         except ApiError as refusal:
-            await refusal.response()(scope, receive, send_with_headers)
+            await in_form(path, refusal)(scope, receive, send_with_headers)
         except Exception:
             log.exception("request %s failed", request_id)
             if started:
                 raise
-            await internal_error().response()(scope, receive, send_with_headers)
+            await in_form(path, internal_error())(scope, receive, send_with_headers)
 
-    def _admit(self, headers: Headers) -> None:
+    def _admit(self, headers: Headers, max_body: int) -> None:
         """Raise ApiError for a host name that is not ours, or a body that says that it is too large."""
         host = re.sub(r":\d+$", "", headers.get("host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
             # a page of the web that lets its own name point at this machine must not reach us with a visitor's browser
             raise ApiError(421, "This service is not known under that host name (setting api.allowed_hosts).")
-        if int(_digits(headers.get("content-length"))) > self._max_body:
-            raise ApiError(413, self._too_large, code="request_too_large", headers=_CLOSE)
+        if int(_digits(headers.get("content-length"))) > max_body:
+            raise ApiError(413, _too_large(max_body), code="request_too_large", headers=_CLOSE)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive`, which raises once more than the largest body has come in."""
-        size = 0
 
-        async def bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._max_body:
-                # the framework lets an HTTPException pass while it reads the body, and nothing else
-                raise HTTPException(413, self._too_large, headers=_CLOSE)
-            return message
+def _bounded(receive: Receive, max_body: int) -> Receive:
+    """`receive`, which raises once more than the largest body has come in."""
+    size = 0
 
-        return bounded
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > max_body:
+            # the framework lets an HTTPException pass while it reads the body, and nothing else
+            raise HTTPException(413, _too_large(max_body), headers=_CLOSE)
+        return message
+
+    return bounded
+
+
+def _too_large(max_body: int) -> str:
+    return f"The request is larger than {max_body} bytes (setting api.max_body_mb)."
 
 
 def request_id_from(given: str | None) -> str:

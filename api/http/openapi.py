@@ -1,0 +1,62 @@
+"""What the OpenAPI document says beyond the routes: who may come in, and the errors that every route has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from ...grid.capability import HEADER as ATTEMPT_TOKEN
+from .auth import API_KEY, PUBLIC, WORKER_TOKEN
+from .problems import KINDS, MEDIA_TYPE, PREFIX
+
+_SCHEMES: dict[str, dict[str, str]] = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": API_KEY},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "AttemptToken": {"type": "apiKey", "in": "header", "name": ATTEMPT_TOKEN},
+    "WorkerToken": {"type": "apiKey", "in": "header", "name": WORKER_TOKEN},
+}
+_REFERENCE = {"$ref": "#/components/schemas/ProblemDocument"}
+
+
+def describe(app: FastAPI) -> None:
+    """Complete the document of an application whose routes are all there."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            schema.setdefault("components", {})["securitySchemes"] = _SCHEMES
+            for path, methods in schema["paths"].items():
+                for operation in methods.values():
+                    _complete(path, operation)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    if path in PUBLIC:
+        return
+    worker = path.startswith("/api/v1/workers/")
+    schemes = (
+        ("ApiKey", "Bearer") if not worker else ("WorkerToken",) if path.endswith("next-job") else ("AttemptToken",)
+    )
+    operation["security"] = [{scheme: []} for scheme in schemes]
+    if not path.startswith(PREFIX):
+        return
+    for code in () if worker else ("api_key_required", "invalid_api_key", "scope_missing", "rate_limited"):
+        _tell(operation["responses"], code)
+    for response in operation["responses"].values():
+        content = response.get("content", {})
+        if content.get("application/json", {}).get("schema") == _REFERENCE:
+            response["content"] = {MEDIA_TYPE: {"schema": _REFERENCE}}
+
+
+def _tell(responses: dict[str, Any], code: str) -> None:
+    """Add a problem to what an operation may answer."""
+    status = str(KINDS[code].status)
+    told = responses.setdefault(status, {"description": "", "content": {MEDIA_TYPE: {"schema": _REFERENCE}}})
+    if f"`{code}`" not in told["description"]:
+        told["description"] = f"{told['description']}, `{code}`".removeprefix(", ")

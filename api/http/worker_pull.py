@@ -1,0 +1,135 @@
+"""`GET /api/v1/workers/{id}/next-job`: work for a donor that can't be pushed any, by the same policy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ...grid.capability import mint
+from ...grid.donors import IDLE, Donor
+from ...grid.jobs import JobRecord
+from ...grid.pulling import Waiting, offers
+from ...grid.store import Claim, WorkerFacts
+from ...scheduler_plugins.placer import lot
+from ..logs import logger
+from .client_address import AddressOf
+from .jobs_bodies import RegionCode
+from .jobs_door import JobDoor, ask_of
+from .jobs_queue import alive, donor_of
+from .problems import FieldError, Problem, problems
+from .worker_bodies import AssignmentDocument, WorkerId
+
+log = logger(__name__)
+
+LOOK_AT = 100
+"""Waiting jobs that one look offers to a worker."""
+SPOOLED = timedelta(hours=1)
+"""For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
+_NOTHING = "Nothing for this worker in that time: ask again."
+
+
+class Counter:
+    """Hands out work to workers that ask. Its methods block: for threads."""
+
+    def __init__(self, door: JobDoor) -> None:
+        self._store, self._jobs, self._secret = door.store, door.settings.jobs, door.secret
+
+    def greet(self, worker_id: str, region: str | None, types: Iterable[str]) -> Donor:
+        """Note that a worker is here and what it takes. Raises Problem 422 when nobody knows what it takes."""
+        known = next((row for row in self._store.workers.list() if row.facts.id == worker_id), None)
+        takes = frozenset(types) or (known.facts.supported_types if known else frozenset())
+        if not takes:
+            told = FieldError(location="query", field="types", code="missing", detail="say what this worker runs")
+            raise Problem("invalid_request", "types: say what this worker runs", errors=[told])
+        before = known.facts if known else WorkerFacts(id=worker_id, name=worker_id)
+        facts = WorkerFacts(
+            id=worker_id,
+            name=before.name,
+            region=region or before.region,
+            country=before.country,
+            city=before.city,
+            gpu_model=before.gpu_model,
+            gpu_memory_gb=before.gpu_memory_gb,
+            supported_types=takes,
+        )
+        return donor_of(self._store.workers.upsert(facts))
+
+    def look(self, donor: Donor) -> Claim | None:
+        """The first waiting job that the policy gives this worker, claimed for it."""
+        types, jobs = donor.supported_types, self._store.jobs
+        waiting = jobs.peek(types=types, limit=LOOK_AT, region=donor.region)
+        if not waiting:
+            return None
+        now = datetime.now(UTC)
+        others = [(donor_of(row), IDLE) for row in alive(self._store.workers.list(), now) if row.facts.status != "busy"]
+        asked = [_waiting(job, now) for job in waiting]
+        for offer in offers(asked, donor, IDLE, others, now, lambda job_id: lot(job_id, donor.id, now)):
+            if offer.taken:
+                holder, lease = f"pull:{donor.id}", self._jobs.lease
+                claimed = jobs.claim(types=types, limit=1, lease=lease, holder=holder, only=offer.job_id)
+                if claimed:
+                    self._store.workers.heartbeat(donor.id, "busy")
+                    return claimed[0]
+        return None
+
+    def assignment(self, claim: Claim) -> AssignmentDocument:
+        """A claim as the worker gets it."""
+        job = claim.job
+        ends = datetime.now(UTC) + timedelta(seconds=job.timeout_seconds) + SPOOLED
+        return AssignmentDocument(
+            job_id=job.id,
+            fence=claim.fence,
+            type=job.type,
+            params=dict(job.params),
+            timeout_seconds=job.timeout_seconds,
+            lease_seconds=self._jobs.lease,
+            attempt_token=mint(self._secret, job.id, claim.fence, ends),
+            trace_id=job.trace_id,
+        )
+
+
+def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
+    """The route, bound to the store."""
+    router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
+    counter, patience = Counter(door), door.patience
+
+    @router.get(
+        "/{worker_id}/next-job",
+        response_model=AssignmentDocument,
+        responses=problems("invalid_worker_token", "pull_closed", beside={204: {"description": _NOTHING}}),
+    )
+    async def next_job(
+        worker_id: WorkerId,
+        request: Request,
+        wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for work.")] = 20,
+        types: Annotated[
+            str | None, Query(max_length=500, pattern=r"^[\w.,-]+$", description="What it runs, with commas.")
+        ] = None,
+        region: RegionCode | None = None,
+    ) -> Response | AssignmentDocument:
+        """Ask for a job and wait for one. It is leased to this worker, which begins it with `progress`."""
+        takes = [name for name in (types or "").split(",") if name]
+        where = region or door.region_of(address_of(request.scope))
+        donor = await door.call(counter.greet, worker_id, where, takes)
+        ends = time.monotonic() + min(wait, patience.pull)
+        while True:
+            claim = await door.call(counter.look, donor)
+            if claim is not None:
+                log.info("job.pulled", job_id=claim.job.id, worker=worker_id, fence=claim.fence)
+                return counter.assignment(claim)
+            left = ends - time.monotonic()
+            if left <= 0 or await request.is_disconnected():
+                return Response(status_code=204)
+            await asyncio.sleep(min(left, patience.look))
+
+    return router
+
+
+def _waiting(job: JobRecord, now: datetime) -> Waiting:
+    since = job.created_at or now
+    return Waiting(job_id=job.id, ask=ask_of(job), seconds=(now - since).total_seconds())
