@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
 from language_model import LanguageModel, build
+from postgres import _postgres_template, empty_postgres_url, postgres_server, postgres_url  # noqa: F401 - fixtures
 
 # before torch or OpenVINO is imported: several test processes share few cores
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

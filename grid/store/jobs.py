@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from .. import job_rules as rules
+from ..job_rules import Failure, JobState, Stale
 from ..jobs import JobRecord, JobStatus
+from ..regions import check_region
+from . import moves, reads, removal
+from .accepting import Acceptor
+from .completing import Completer
+from .database import Database, Row
+from .hot import LANES, HotMoves, Wish
+from .rows import attempt, instant, record, to_json, us
 from .values import Accepted, Attempt, Claim, NewJob, Page, Purged, QueueStats, Renewal
 
 
@@ -15,6 +24,16 @@ class JobStore:
 
     Every method may raise StoreUnavailable. All of it is synchronous; asynchronous callers go through a thread.
     """
+
+    def __init__(
+        self, database: Database, hot: HotMoves, *, priority_step: float, told: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`told` is called with the id of a job that has a new event, after the commit."""
+        self._database = database
+        self._hot = hot
+        self._told = told
+        self._acceptor = Acceptor(database, hot, priority_step=priority_step)
+        self._completer = Completer(database, hot)
 
     def accept(
         self,
@@ -30,15 +49,21 @@ class JobStore:
         IdempotencyConflict. Raises QueueFull when `max_queued` jobs wait (above 1,000 counted at most once a second),
         ValueError on a priority or parameters that can't be kept (NaN, what is not JSON).
         """
-        raise NotImplementedError
+        return self._acceptor.accept(
+            new, idempotency_key=idempotency_key, body_sha256=body_sha256, max_queued=max_queued
+        )
 
     def get(self, job_id: str, *, client_id: str | None = None, with_result: bool = False) -> JobRecord | None:
         """The job; None when there is none, or when it is not `client_id`'s."""
-        raise NotImplementedError
+        found = reads.one(self._database, job_id, with_result=with_result)
+        if found is None or (client_id is not None and found[0]["client_id"] != client_id):
+            return None
+        return record(found[0], result=found[1])
 
     def result(self, job_id: str) -> dict[str, Any] | None:
         """The result of a completed job."""
-        raise NotImplementedError
+        found = reads.one(self._database, job_id, with_result=True)
+        return None if found is None else found[1]
 
     def list(
         self,
@@ -50,19 +75,24 @@ class JobStore:
         cursor: str | None = None,
     ) -> Page[JobRecord]:
         """Jobs, newest first, without their parameters and results. Raises ValueError on a cursor that is none."""
-        raise NotImplementedError
+        if cursor is not None and not (len(cursor) == 32 and set(cursor) <= set("0123456789abcdef")):
+            raise ValueError(f"{cursor!r} is no cursor of this list: take `next_cursor` of the page before")
+        wanted = {"client_id": client_id, "status": None if status is None else JobStatus(status).value, "type": type}
+        rows = reads.page(self._database, wanted, limit + 1, cursor)
+        more = len(rows) > limit
+        return Page([record(row) for row in rows[:limit]], rows[limit - 1]["id"] if more else None)
 
     def position(self, job_id: str, *, limit: int = 10_000) -> int | None:
         """1 for the queued job that is next among its type, at most `limit`; None when it doesn't wait."""
-        raise NotImplementedError
+        return reads.position(self._database, job_id, limit)
 
     def stats(self, region: str | None = None) -> QueueStats:
         """The queue, counted; with a region only what may run there."""
-        raise NotImplementedError
+        return reads.stats(self._database, region)
 
     def attempts(self, job_id: str) -> builtins.list[Attempt]:
         """All attempts of a job, the first one first."""
-        raise NotImplementedError
+        return [attempt(row) for row in reads.attempts(self._database, job_id)]
 
     def claim(
         self,
@@ -80,20 +110,39 @@ class JobStore:
         Queued jobs, and running ones whose lease ended. `region`: only jobs that may run there. `only`: this job or
         none. `bind` = (worker id, incarnation): begin them at once, as `begin` would.
         """
-        raise NotImplementedError
+        if not types or limit < 1:
+            return []
+        worker_id, incarnation = bind or (None, None)
+        wish = Wish(
+            types=sorted(set(types)),
+            lanes=_lanes(region),
+            only=only,
+            limit=limit,
+            lease_us=us(lease),
+            holder=holder,
+            worker_id=worker_id,
+            incarnation=incarnation,
+        )
+        with self._database.single() as session:
+            rows = self._hot.claim(session, wish)
+        claims = [_claim(row) for row in sorted(rows, key=lambda row: (row["due_at"], row["id"]))]
+        for claim in claims:
+            self._told(claim.job.id)
+        return claims
 
     def peek(
         self, *, types: Collection[str], limit: int, region: str | None = None, only: str | None = None
     ) -> builtins.list[JobRecord]:
         """What `claim` would take now, left where it is."""
-        raise NotImplementedError
+        rows = reads.claimable(self._database, sorted(set(types)), _lanes(region), limit, only)
+        return [record(row) for row in rows]
 
     def begin(self, job_id: str, fence: int, worker_id: str, incarnation: str, lease: float) -> Renewal:
         """Bind the attempt to one worker process and prolong its lease. The same pair may say it again.
 
         Raises Stale: the fence is old, the job ended, or another process has begun this attempt.
         """
-        raise NotImplementedError
+        return _renewal(moves.begin(self._database, job_id, fence, worker_id, incarnation, us(lease)))
 
     def renew(
         self,
@@ -107,7 +156,11 @@ class JobStore:
     ) -> Renewal:
         """Prolong the lease of an attempt: by the worker that began it, or, without a worker, by the holder of one that
         has not begun. `progress` is kept in the job and told as an event. Raises Stale."""
-        raise NotImplementedError
+        said = None if progress is None else to_json(progress)
+        row = moves.renew(self._database, job_id, fence, us(lease), worker_id, incarnation, said)
+        if said is not None:
+            self._told(job_id)
+        return _renewal(row)
 
     def complete(
         self,
@@ -124,7 +177,18 @@ class JobStore:
 
         Raises Stale (nothing was changed) and ValueError (the result is not JSON, or has NaN).
         """
-        raise NotImplementedError
+        job, now = self._completer.complete(
+            job_id,
+            fence,
+            worker_id=worker_id,
+            incarnation=incarnation,
+            result=result,
+            usage=usage,
+            seconds=seconds,
+        )
+        if now:
+            self._told(job_id)
+        return job
 
     def fail(
         self,
@@ -145,28 +209,62 @@ class JobStore:
         died of it. A worker that began it names itself; who holds the claim may fail it without (`worker_id` alone
         says which worker died or is to be avoided). Raises Stale.
         """
-        raise NotImplementedError
+        failure = Failure(
+            code=code, message=message, retry=retry, death=death, worker_id=worker_id, incarnation=incarnation
+        )
+        return self._moved(job_id, lambda job, now: rules.fail(job, now, fence, failure, max_attempts=max_attempts))
 
     def release(self, job_id: str, fence: int, *, delay: float = 0.0) -> JobRecord:
         """Give back a claim that no worker began: it waits again, after `delay` seconds. Raises Stale."""
-        raise NotImplementedError
+        return self._moved(job_id, lambda job, now: rules.release(job, now, fence, delay=us(delay)))
 
     def cancel(self, job_id: str, *, client_id: str | None = None) -> JobRecord | None:
         """Cancel a queued job at once; ask a running one's worker to stop. A final job stays what it is.
 
         None when there is no such job, or when it is not `client_id`'s.
         """
-        raise NotImplementedError
+        if client_id is not None and self.get(job_id, client_id=client_id) is None:
+            return None
+        try:
+            return self._moved(job_id, rules.cancel)
+        except Stale:
+            return None
 
     def sweep(self, *, max_wait: float, limit: int = 1000) -> int:
         """End what nobody will end: jobs that waited longer than `max_wait` seconds, attempts past their deadline,
         cancelled ones whose lease ended, jobs lost too often. Returns how many; cheap when there is nothing."""
-        raise NotImplementedError
+        ended = moves.sweep(self._database, us(max_wait), limit)
+        for job_id in ended:
+            self._told(job_id)
+        return len(ended)
 
     def purge(self, client_id: str) -> Purged:
         """Delete all that belongs to a client, running or not. A worker that still runs one is refused with Stale."""
-        raise NotImplementedError
+        return removal.purge(self._database, client_id)
 
     def expire(self, older_than_seconds: float, limit: int = 1000) -> int:
         """Delete final jobs, with results, attempts and events, that ended so long ago; usage stays. How many."""
-        raise NotImplementedError
+        return removal.expire(self._database, us(older_than_seconds), limit)
+
+    def _moved(self, job_id: str, rule: Callable[[JobState, int], JobState]) -> JobRecord:
+        """Apply a rule. Raises Stale, also when there is no such job."""
+        found = moves.change(self._database, job_id, rule)
+        if found is None:
+            raise Stale("there is no such job, or it was deleted")
+        row, changed = found
+        if changed:
+            self._told(job_id)
+        return record(row)
+
+
+def _lanes(region: str | None) -> builtins.list[str]:
+    return LANES if region is None else ["", check_region(region)]
+
+
+def _renewal(row: Row) -> Renewal:
+    return Renewal(instant(row["lease_until"]), bool(row["cancel_requested"]))
+
+
+def _claim(row: Row) -> Claim:
+    job = record(row)
+    return Claim(job, job.fence, instant(row["lease_until"]), job.deaths, job.excluded)

@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
+import builtins
+import json
+
+from .database import Database, Row
+from .rows import instant, instant_or_none, to_json
 from .values import WorkerFacts, WorkerRecord
+
+UPSERT = """
+INSERT INTO workers (id, name, status, region, country, city, gpu_model, gpu_memory_gb, supported_types,
+  registered_at, last_heartbeat)
+VALUES (:id, :name, :status, :region, :country, :city, :gpu_model, :gpu_memory_gb, :types, {now}, {now})
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, status = excluded.status, region = excluded.region,
+  country = excluded.country, city = excluded.city, gpu_model = excluded.gpu_model,
+  gpu_memory_gb = excluded.gpu_memory_gb, supported_types = excluded.supported_types,
+  last_heartbeat = excluded.last_heartbeat
+"""
+HEARTBEAT = "UPDATE workers SET status = :status, last_heartbeat = {now} WHERE id = :id"
+SELECT = """
+SELECT workers.*, u.total_jobs, u.held_us, a.completed, a.ended
+FROM workers
+LEFT JOIN (SELECT worker_id, count(*) AS total_jobs, avg(held_us) AS held_us FROM usage GROUP BY worker_id) AS u
+  ON u.worker_id = workers.id
+LEFT JOIN (SELECT worker_id, sum(CASE WHEN outcome = 'completed' THEN 1 ELSE 0 END) AS completed, count(*) AS ended
+  FROM attempts WHERE outcome IN ('completed', 'failed', 'died', 'lost', 'timeout') GROUP BY worker_id) AS a
+  ON a.worker_id = workers.id
+"""
 
 
 class WorkerStore:
     """Workers and when they were last heard of. Rows stay when a worker leaves: attempts point to them."""
 
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
     def upsert(self, facts: WorkerFacts) -> WorkerRecord:
         """Note what a worker says of itself; it counts as heard of now."""
-        raise NotImplementedError
+        values = {name: getattr(facts, name) for name in WorkerFacts.__slots__ if name != "supported_types"}
+        with self._database.write() as session:
+            session.run(UPSERT, {**values, "types": to_json(sorted(facts.supported_types))})
+            row = session.first(f"{SELECT} WHERE workers.id = :id", {"id": facts.id})
+        assert row is not None
+        return _record(row)
 
     def heartbeat(self, id: str, status: str = "online") -> bool:  # noqa: A002
         """It lives. False when nobody knows it."""
-        raise NotImplementedError
+        with self._database.single() as session:
+            return session.run(HEARTBEAT, {"id": id, "status": status}) > 0
 
-    def list(self) -> list[WorkerRecord]:
+    def list(self) -> builtins.list[WorkerRecord]:
         """All workers by id."""
-        raise NotImplementedError
+        with self._database.read() as session:
+            return [_record(row) for row in session.all(f"{SELECT} ORDER BY workers.id", {})]
+
+
+def _record(row: Row) -> WorkerRecord:
+    return WorkerRecord(
+        facts=WorkerFacts(
+            id=row["id"],
+            name=row["name"],
+            region=row["region"],
+            country=row["country"],
+            city=row["city"],
+            gpu_model=row["gpu_model"],
+            gpu_memory_gb=row["gpu_memory_gb"],
+            supported_types=frozenset(json.loads(row["supported_types"])),
+            status=row["status"],
+        ),
+        registered_at=instant(row["registered_at"]),
+        last_heartbeat=instant_or_none(row["last_heartbeat"]),
+        total_jobs=row["total_jobs"] or 0,
+        success_rate=row["completed"] / row["ended"] if row["ended"] else None,
+        avg_latency_ms=float(row["held_us"]) / 1000 if row["held_us"] is not None else None,
+    )

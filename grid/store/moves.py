@@ -1,0 +1,149 @@
+"""The other moves of a job: read it under a lock, ask the rule, write what changed. All in one transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from .. import job_rules as rules
+from ..job_rules import JobState, Stale
+from .database import Database, Row, Session
+from .rows import SAME, changes, plain, state
+
+# The two that are frequent are one statement when all is well; only a refusal looks closer.
+BEGIN = f"""
+UPDATE jobs SET lease_until = {{now}} + :lease_us,
+  started_at = COALESCE(started_at, {{now}}), deadline = COALESCE(deadline, {{now}} + timeout_us + {rules.GRACE}),
+  attempts = attempts + CASE WHEN worker_id IS NULL THEN 1 ELSE 0 END,
+  worker_id = :worker_id, incarnation = :incarnation
+WHERE id = :id AND fence = :fence AND status = 'running'
+  AND (worker_id IS NULL OR (worker_id = :worker_id AND incarnation = :incarnation))
+RETURNING id, fence, worker_id, incarnation, started_at, lease_until, cancel_requested
+"""
+BEGUN = """
+UPDATE attempts SET worker_id = begun.worker_id, incarnation = begun.incarnation, begun_at = begun.started_at
+FROM begun WHERE attempts.job_id = begun.id AND attempts.fence = begun.fence
+"""
+BEGIN_AT_ONCE = f"WITH begun AS ({BEGIN}), tried AS ({BEGUN}) SELECT * FROM begun"
+BEGUN_AFTER = BEGUN.replace("begun WHERE", "jobs AS begun WHERE begun.id = :id AND")
+RENEW = """
+UPDATE jobs SET lease_until = {now} + :lease_us
+WHERE id = :id AND fence = :fence AND status = 'running'
+  AND worker_id IS NOT DISTINCT FROM :worker_id AND incarnation IS NOT DISTINCT FROM :incarnation
+RETURNING lease_until, cancel_requested
+"""
+PROGRESS = "UPDATE jobs SET progress = :data WHERE id = :id"
+TELL = "INSERT INTO outbox (job_id, kind, data, at) VALUES (:id, :kind, :data, {now})"
+END_ATTEMPT = """
+UPDATE attempts SET ended_at = {now}, outcome = :outcome, detail = :detail, worker_id = COALESCE(worker_id, :worker_id)
+WHERE job_id = :id AND fence = :fence
+"""
+WAITED_TOO_LONG = """
+SELECT jobs.*, {now} AS now FROM jobs WHERE status = 'queued' AND created_at < {now} - :max_wait
+ORDER BY created_at LIMIT :limit
+"""
+HELD_TOO_LONG = f"""
+SELECT jobs.*, {{now}} AS now FROM jobs WHERE status = 'running' AND (
+  (deadline < {{now}} AND deadline < lease_until)
+  OR (lease_until < {{now}} AND (cancel_requested
+    OR (worker_id IS NOT NULL AND losses >= {rules.MAX_LOSSES - 1})
+    OR (worker_id IS NULL AND created_at < {{now}} - :max_wait))))
+LIMIT :limit
+"""
+ONE = "SELECT jobs.*, {now} AS now FROM jobs WHERE id = :id"
+_CHANGED = ("status", "killed", "excluded", "cancel_requested", *(name for name in SAME if name != "created_at"))
+WRITE = f"""
+UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in _CHANGED)}
+WHERE id = :id AND fence = :old_fence AND status = :old_status RETURNING *
+"""
+
+
+def begin(database: Database, id: str, fence: int, worker_id: str, incarnation: str, lease_us: int) -> Row:  # noqa: A002
+    """Bind an attempt; gives `lease_until` and `cancel_requested`. Raises Stale."""
+    values = {"id": id, "fence": fence, "worker_id": worker_id, "incarnation": incarnation, "lease_us": lease_us}
+    with database.single() as session:
+        row = session.first(BEGIN_AT_ONCE if session.postgres else BEGIN, values)
+        if row is not None and not session.postgres:
+            session.run(BEGUN_AFTER, values)
+    if row is None:
+        raise refusal(database, id, fence, worker_id, incarnation)
+    return row
+
+
+def renew(
+    database: Database,
+    id: str,  # noqa: A002
+    fence: int,
+    lease_us: int,
+    worker_id: str | None,
+    incarnation: str | None,
+    progress: str | None,
+) -> Row:
+    """Prolong a lease; gives `lease_until` and `cancel_requested`. Raises Stale."""
+    values = {"id": id, "fence": fence, "worker_id": worker_id, "incarnation": incarnation, "lease_us": lease_us}
+    with database.single() if progress is None else database.write() as session:
+        row = session.first(RENEW, values)
+        if row is not None and progress is not None:
+            session.run(PROGRESS, {"id": id, "data": progress})
+            session.run(TELL, {"id": id, "kind": "progress", "data": progress})
+    if row is None:
+        raise refusal(database, id, fence, worker_id, incarnation)
+    return row
+
+
+def refusal(database: Database, id: str, fence: int, worker_id: str | None, incarnation: str | None) -> Stale:  # noqa: A002
+    """Why a move of this fence and pair was refused."""
+    with database.read() as session:
+        row = session.first(ONE, {"id": id})
+    if row is None:
+        return Stale("there is no such job, or it was deleted")
+    try:
+        rules.renew(state(row), row["now"], fence, lease=0, worker_id=worker_id, incarnation=incarnation)
+    except Stale as stale:
+        return stale
+    return Stale("it changed hands at this moment")
+
+
+def change(database: Database, id: str, move: Callable[[JobState, int], JobState | None]) -> tuple[Row, bool] | None:  # noqa: A002
+    """Apply a rule to a job; gives its row and whether it changed. None: there is no such job. Raises Stale."""
+    with database.write() as session:
+        row = session.first(ONE + (" FOR UPDATE" if session.postgres else ""), {"id": id})
+        if row is None:
+            return None
+        new = move(state(row), row["now"])
+        return _written(session, row, new) if new is not None else (row, False)
+
+
+def sweep(database: Database, max_wait: int, limit: int) -> list[str]:
+    """End what `job_rules.sweep` ends, at most `limit` jobs; gives their ids."""
+    ended: list[str] = []
+    with database.write() as session:
+        for candidates in (WAITED_TOO_LONG, HELD_TOO_LONG):
+            statement = candidates + (" FOR UPDATE SKIP LOCKED" if session.postgres else "")
+            for row in session.all(statement, {"max_wait": max_wait, "limit": limit - len(ended)}):
+                new = rules.sweep(state(row), row["now"], max_wait=max_wait)
+                if new is not None:
+                    _written(session, row, new)
+                    ended.append(row["id"])
+    return ended
+
+
+def _written(session: Session, row: Row, new: JobState) -> tuple[Row, bool]:
+    old = state(row)
+    if new == old:
+        return row, False
+    values = {**changes(new), "error": plain(new.error), "id": row["id"]}
+    written = session.first(WRITE, {**values, "old_fence": old.fence, "old_status": old.status.value})
+    assert written is not None, "the row was read under a lock"
+    if new.outcome is not None:
+        detail = plain(f"{new.error_code}: {new.error}" if new.error_code else None, 500)
+        values = {"id": row["id"], "fence": old.fence, "outcome": new.outcome, "detail": detail}
+        session.run(END_ATTEMPT, {**values, "worker_id": old.worker_id})
+    data: dict[str, Any] = {"status": new.status.value}
+    if new.error_code is not None:
+        data["error_code"] = new.error_code
+    if new.cancel_requested and not new.status.final:
+        data["cancel_requested"] = True
+    session.run(TELL, {"id": row["id"], "kind": "status", "data": json.dumps(data)})
+    return written, True
