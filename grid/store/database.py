@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,28 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from .errors import StoreUnavailable
+from .grouping import Turns
 
 Row = Mapping[str, Any]
 
-WRITE = "idlegrid_write"
+LOCK_POLL = 0.002
+"""Longest pause in seconds between two tries for SQLite's write lock."""
 POSTGRES_NOW = "(extract(epoch from clock_timestamp()) * 1000000)::bigint"
+POSTGRES_OPTIONS = " ".join(
+    f"-c {option}"
+    for option in (
+        "synchronous_commit=on",
+        "timezone=UTC",
+        # All that we ask goes through an index. A plan is made once for a statement and must not depend on how full
+        # the tables were at that moment: a queue is empty at times.
+        "plan_cache_mode=force_generic_plan",
+        "enable_seqscan=off",
+        "enable_bitmapscan=off",
+        "enable_hashjoin=off",
+        "enable_mergejoin=off",
+        "jit=off",
+    )
+)
 MISSING = ("UndefinedTable", "UndefinedColumn")
 DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "sqlite": "sqlite+pysqlite"}
 HOW_TO_NAME = "name one as sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE (IDLEGRID_DATABASE_URL)"
@@ -55,32 +73,33 @@ class Database:
     """Connections that either read, or write in one transaction that waits for the disk. Made lazily, thread-safe.
 
     PostgreSQL: single statements run without BEGIN and COMMIT around them. SQLite: every write takes the lock first
-    (`BEGIN IMMEDIATE`), so that none fails in its middle.
+    (`BEGIN IMMEDIATE`), so that none fails in its middle; the threads of a process queue for its one writer.
     """
 
     def __init__(self, url: URL, *, pool_size: int, timeout: float) -> None:
         self.url = url
         self.timeout = timeout
+        self._turns = Turns()
         self.postgres = url.get_backend_name() == "postgresql"
-        self.engine = (
-            _postgres_engine(url, pool_size, timeout) if self.postgres else _sqlite_engine(url, pool_size, timeout)
-        )
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT") if self.postgres else self.engine
+        if self.postgres:
+            self._writer: Engine = _postgres_engine(url, pool_size, timeout)
+            self._reader: Engine = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            self._writer = _sqlite_writer(url, timeout)
+            self._reader = _sqlite_reader(url, pool_size, timeout)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """For SELECTs; on PostgreSQL each statement sees what is committed when it starts."""
-        with self._connected(self._autocommit) as connection:
+        with self._connected(self._reader) as connection:
             yield Session(connection, self.postgres)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: committed at the end of the block, rolled back when it raises."""
-        with self._connected(self.engine) as connection:
-            if not self.postgres:
-                connection = connection.execution_options(**{WRITE: True})
-            with connection.begin():
-                yield Session(connection, self.postgres)
+        turn = nullcontext() if self.postgres else self._turns.turn(self.timeout)
+        with turn, self._connected(self._writer) as connection, connection.begin():
+            yield Session(connection, self.postgres)
 
     @contextmanager
     def single(self) -> Iterator[Session]:
@@ -89,7 +108,8 @@ class Database:
             yield session
 
     def close(self) -> None:
-        self.engine.dispose()
+        self._reader.dispose()
+        self._writer.dispose()
 
     @contextmanager
     def _connected(self, engine: Engine) -> Iterator[Connection]:
@@ -165,13 +185,44 @@ def _postgres_engine(url: URL, pool_size: int, timeout: float) -> Engine:
         connect_args={
             "connect_timeout": seconds,
             "application_name": "idlegrid",
-            "options": f"-c lock_timeout={int(timeout * 1000)} -c timezone=UTC -c synchronous_commit=on",
+            "options": f"-c lock_timeout={int(timeout * 1000)} {POSTGRES_OPTIONS}",
             "keepalives_idle": 10,
             "keepalives_interval": seconds,
             "keepalives_count": 3,
             "tcp_user_timeout": 4 * seconds * 1000,
         },
     )
+
+
+def _sqlite_reader(url: URL, pool_size: int, timeout: float) -> Engine:
+    engine = _sqlite_engine(url, pool_size, timeout)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _sqlite_writer(url: URL, timeout: float) -> Engine:
+    """SQLite's own way to wait for a lock pauses longer and longer, up to 0.1 s: among busy processes one of them may
+    never be lucky. So this one tries often, at random moments, and gives up when its time is over."""
+    engine = _sqlite_engine(url, 1, timeout)
+
+    @event.listens_for(engine, "connect")
+    def no_waiting(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA busy_timeout=0")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(random.uniform(0, LOCK_POLL))  # noqa: S311 - no secret
+            else:
+                return
+
+    return engine
 
 
 def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
@@ -182,7 +233,7 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
         max_overflow=0,
         pool_timeout=timeout,
         pool_use_lifo=True,
-        hide_parameters=True,  # an error must not carry a prompt into a log
+        hide_parameters=True,
         connect_args={
             "timeout": timeout,
             "check_same_thread": False,
@@ -193,12 +244,8 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=1000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(WRITE) else "BEGIN")
 
     return engine
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .database import Database
 from .errors import StoreUnavailable
+from .hot import IS_RUNNING
 from .rows import event, to_json
 from .values import Event
 
@@ -21,7 +22,7 @@ POLL = 0.025
 APPEND = """
 INSERT INTO outbox (job_id, kind, data, at)
 SELECT id, CAST(:kind AS TEXT), CAST(:data AS TEXT), {now}
-FROM (SELECT id FROM jobs WHERE id = :id AND status = 'running'{fence}{lock}) AS job RETURNING seq
+FROM (SELECT id FROM jobs WHERE id = :id AND {running}{fence}{lock}) AS job RETURNING seq
 """
 AFTER = "SELECT * FROM outbox WHERE job_id = :id AND seq > :seq ORDER BY seq LIMIT :limit"
 NEWS = "EXISTS (SELECT 1 FROM outbox WHERE outbox.job_id = w.id AND outbox.seq > w.seq)"
@@ -48,7 +49,7 @@ class EventStore:
         """
         lock = " FOR UPDATE" if self._database.postgres else ""  # so that it stands before the end, if it stands at all
         same = " AND fence = :fence" if fence is not None else ""
-        statement = APPEND.replace("{fence}", same).replace("{lock}", lock)
+        statement = APPEND.replace("{running}", IS_RUNNING).replace("{fence}", same).replace("{lock}", lock)
         with self._database.single() as session:
             row = session.first(statement, {"id": job_id, "kind": kind, "data": to_json(data), "fence": fence})
         if row is None:

@@ -16,6 +16,10 @@ RUNNING = '{"status":"running"}'
 COMPLETED = '{"status":"completed"}'
 QUEUED = '{"status":"queued"}'
 
+IS_RUNNING = "status || '' = 'running'"
+"""For a job that is looked up by its id. Put plainly, the index of all running jobs would look just as good to a
+planner that knows little of the table yet, and it would be read whole."""
+
 RECLAIMABLE = """status = 'running' AND NOT cancel_requested AND (worker_id IS NULL OR losses < 9)
       AND (deadline IS NULL OR lease_until <= deadline)"""
 """`job_rules.claimable` for a job whose lease ended, as SQL."""

@@ -9,6 +9,7 @@ from typing import Any
 from .. import job_rules as rules
 from ..job_rules import JobState, Stale
 from .database import Database, Row, Session
+from .hot import IS_RUNNING
 from .rows import SAME, changes, plain, state
 
 # The two that are frequent are one statement when all is well; only a refusal looks closer.
@@ -17,7 +18,7 @@ UPDATE jobs SET lease_until = {{now}} + :lease_us,
   started_at = COALESCE(started_at, {{now}}), deadline = COALESCE(deadline, {{now}} + timeout_us + {rules.GRACE}),
   attempts = attempts + CASE WHEN worker_id IS NULL THEN 1 ELSE 0 END,
   worker_id = :worker_id, incarnation = :incarnation
-WHERE id = :id AND fence = :fence AND status = 'running'
+WHERE id = :id AND fence = :fence AND {IS_RUNNING}
   AND (worker_id IS NULL OR (worker_id = :worker_id AND incarnation = :incarnation))
 RETURNING id, fence, worker_id, incarnation, started_at, lease_until, cancel_requested
 """
@@ -27,9 +28,9 @@ FROM begun WHERE attempts.job_id = begun.id AND attempts.fence = begun.fence
 """
 BEGIN_AT_ONCE = f"WITH begun AS ({BEGIN}), tried AS ({BEGUN}) SELECT * FROM begun"
 BEGUN_AFTER = BEGUN.replace("begun WHERE", "jobs AS begun WHERE begun.id = :id AND")
-RENEW = """
-UPDATE jobs SET lease_until = {now} + :lease_us
-WHERE id = :id AND fence = :fence AND status = 'running'
+RENEW = f"""
+UPDATE jobs SET lease_until = {{now}} + :lease_us
+WHERE id = :id AND fence = :fence AND {IS_RUNNING}
   AND worker_id IS NOT DISTINCT FROM :worker_id AND incarnation IS NOT DISTINCT FROM :incarnation
 RETURNING lease_until, cancel_requested
 """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..job_rules import GRACE
 from .database import POSTGRES_NOW, Row, Session
-from .hot import COMPLETED, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
+from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
 
 CLOCK = f"clock AS MATERIALIZED (SELECT {POSTGRES_NOW} AS now)"
 
@@ -98,7 +98,7 @@ input AS (
   AS i(id, fence, worker_id, incarnation, result, sha256, units, seconds)),
 held AS MATERIALIZED (
   SELECT jobs.id FROM jobs JOIN input USING (id, fence, worker_id, incarnation)
-  WHERE status = 'running' ORDER BY jobs.id FOR UPDATE OF jobs),
+  WHERE {IS_RUNNING} ORDER BY jobs.id FOR UPDATE OF jobs),
 completed AS (
   UPDATE jobs SET status = 'completed', completed_at = (SELECT now FROM clock), lease_until = NULL, deadline = NULL,
     error_code = NULL, error = NULL

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..job_rules import GRACE
 from .database import Row, Session
-from .hot import COMPLETED, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
+from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
 
 ACCEPT = """
 INSERT INTO jobs (id, type, status, priority, region, allow_cross_region, bound_to, timeout_us, client_id, client_ip,
@@ -47,10 +47,10 @@ INSERT INTO attempts (job_id, fence, holder, worker_id, incarnation, claimed_at,
 SELECT id, fence, holder, worker_id, incarnation, {now}, started_at FROM jobs WHERE id = :id
 """
 
-COMPLETE = """
-UPDATE jobs SET status = 'completed', completed_at = {now}, lease_until = NULL, deadline = NULL,
+COMPLETE = f"""
+UPDATE jobs SET status = 'completed', completed_at = {{now}}, lease_until = NULL, deadline = NULL,
   error_code = NULL, error = NULL
-WHERE id = :id AND fence = :fence AND status = 'running' AND worker_id = :worker_id AND incarnation = :incarnation
+WHERE id = :id AND fence = :fence AND {IS_RUNNING} AND worker_id = :worker_id AND incarnation = :incarnation
 RETURNING *
 """
 KEEP = (

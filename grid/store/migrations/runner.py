@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from ..database import WRITE, Database
+from ..database import Database
 from ..errors import StoreUnavailable
 
 LOCK = 0x1D7E_6A1D
@@ -58,8 +58,6 @@ def _wait_for_our_turn(connection: Connection, database: Database) -> None:
     if database.postgres:
         connection.execute(text("SET LOCAL lock_timeout = '120s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-    else:
-        assert connection.get_execution_options()[WRITE]
 
 
 def _migrate(connection: Connection, revision: str) -> None:
