@@ -166,7 +166,9 @@ def fail(job: JobState, now: int, fence: int, failure: Failure, *, max_attempts:
         return _end(job, now, JobStatus.FAILED, "poisoned", message, outcome=outcome)
     if not failure.retry or job.errors + job.deaths >= max_attempts:
         return _end(job, now, JobStatus.FAILED, failure.code, failure.message, outcome=outcome)
-    return replace(_put_down(job), status=JobStatus.QUEUED, outcome=outcome)
+    # the words tell why it waits again; a later end has its own
+    waits = replace(_put_down(job), status=JobStatus.QUEUED, outcome=outcome)
+    return replace(waits, error_code=failure.code, error=failure.message)
 
 
 def release(job: JobState, now: int, fence: int, *, delay: int) -> JobState:

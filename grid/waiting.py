@@ -35,9 +35,10 @@ def estimate(job_type: str, backlog: Backlog, places: Sequence[Capacity]) -> flo
     """Seconds until a job of this type starts. None: nobody takes the type, or what is ahead was never measured.
 
     The places that take the type are one station with their slots; of other types ahead of it, each gets the share of
-    its own places that lies in this station. With a slot free it starts at once. Else the first slot frees soon, since
-    running jobs end at times spread evenly over their service times; short ones end more often. A few jobs ahead take
-    what the running ones leave; many go through all slots, one turn after the other.
+    its own places that lies in this station. With a slot free it starts at once; else those ahead fill the free slots.
+    The first slot frees soon, since running jobs end at times spread evenly over their service times (what just starts
+    is not: it takes its whole time), and short ones end more often. A few jobs ahead take what the running ones leave;
+    many go through all slots, one turn after the other.
     """
     slots = _slots(job_type, places)
     if slots <= 0:
@@ -45,18 +46,19 @@ def estimate(job_type: str, backlog: Backlog, places: Sequence[Capacity]) -> flo
     ahead = _contending(job_type, backlog.ahead, places)
     running = _contending(job_type, backlog.running, places)
     free, waiting = max(0.0, slots - sum(running.values())), sum(ahead.values())
-    if waiting < free:
+    if waiting < free or not (ahead or running):
         return 0.0
     if any(other not in backlog.service_seconds for other in (*ahead, *running)):
         return None
     seconds = {other: max(_INSTANT, took) for other, took in backlog.service_seconds.items()}
+    if waiting:
+        for other, count in ahead.items():
+            running[other] = running.get(other, 0.0) + count * free / waiting
     behind = waiting - free
+    ends = sum(count / seconds[other] for other, count in running.items())  # slots that free in a second
+    first = (1 + free / slots) / (ends + 1 / max(seconds[other] for other in running))
     work = sum(count * seconds[other] for other, count in ahead.items())
     turns = work * behind / waiting / slots if waiting else 0.0
-    if not running:
-        return turns
-    ends = sum(count / seconds[other] for other, count in running.items())  # slots that free in a second
-    first = 1 / (ends + 1 / max(seconds[other] for other in running))
     many = min(1.0, behind / slots)
     return first + many * turns + (1 - many) * behind / ends
 

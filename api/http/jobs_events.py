@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.sse import EventSourceResponse, format_sse_event
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 
 from ...grid.jobs import JobStatus
 from ...grid.store import Event
@@ -28,13 +29,19 @@ _STREAM = {"description": _DESCRIPTION, "content": {"text/event-stream": {"schem
 _NOTHING = {"description": "The job has ended and there is nothing after `Last-Event-ID`: don't come back."}
 
 
+class Stream(StreamingResponse):
+    """Server-sent events."""
+
+    media_type = "text/event-stream"
+
+
 def events_router(door: JobDoor) -> APIRouter:
     """The route, bound to the store."""
     router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
     @router.get(
         "/{job_id}/events",
-        response_class=EventSourceResponse,
+        response_class=Stream,
         responses=problems("job_not_found", beside={200: _STREAM, 204: _NOTHING}),
     )
     async def events(
@@ -47,7 +54,7 @@ def events_router(door: JobDoor) -> APIRouter:
         seq = _number(last_event_id)
         if job.status.final and not await door.call(door.store.events.after, job_id, seq, 1):
             return Response(status_code=204)
-        return EventSourceResponse(follow(door, job_id, seq), headers={"X-Accel-Buffering": "no"})
+        return Stream(follow(door, job_id, seq), headers={"X-Accel-Buffering": "no"})
 
     return router
 

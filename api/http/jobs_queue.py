@@ -17,8 +17,10 @@ from .jobs_bodies import QueueDocument, RegionDocument, RegionsDocument, TypeQue
 from .jobs_door import JobDoor
 from .oracle import Silent
 
-FRESH = 1.0
-"""Seconds for which one look at the queue is good: it costs the database a count."""
+SHARE = 0.05
+"""Share of the time that may go into looking at the queue: the larger it is, the longer counting takes."""
+FRESH = (0.05, 2.0)
+"""Seconds for which one look is good, at least and at most."""
 ALIVE = timedelta(seconds=90)
 """A worker that asks for jobs, and did so within this time, is here."""
 
@@ -52,7 +54,8 @@ class Overview:
         own = queued.get(job_type, 0)
         share = 1.0 if ahead is None or own == 0 else min(1.0, ahead / own)
         backlog = Backlog(
-            ahead={name: count * share for name, count in queued.items()},
+            ahead={name: count * share for name, count in queued.items()}
+            | ({} if ahead is None else {job_type: ahead}),
             running={name: stats.running for name, stats in self.stats.by_type.items()},
             service_seconds={
                 name: stats.service_seconds
@@ -94,7 +97,7 @@ class Overview:
 
 
 class Lookout:
-    """Looks at the queue at most once a second and region, however many ask."""
+    """Looks at the queue as often as that is cheap, however many ask."""
 
     def __init__(self, door: JobDoor, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._door, self._clock = door, clock
@@ -102,15 +105,16 @@ class Lookout:
         self._looking = asyncio.Lock()
 
     async def look(self, region: str | None = None) -> Overview:
-        """The queue and the workers as they were at most `FRESH` seconds ago."""
+        """The queue and the workers as they were a moment ago."""
         async with self._looking:
-            seen_at, overview = self._seen.get(region, (float("-inf"), None))
-            if overview is None or self._clock() - seen_at > FRESH:
-                store = self._door.store
-                stats = await self._door.call(store.jobs.stats, region)
+            good_until, overview = self._seen.get(region, (float("-inf"), None))
+            begun = self._clock()
+            if overview is None or begun > good_until:
+                stats = await self._door.call(self._door.store.jobs.stats, region)
                 hands = [hand for hand in await self.hands() if region is None or hand.region == region]
-                overview = Overview(stats, tuple(hands))
-                self._seen[region] = (self._clock(), overview)
+                overview, now = Overview(stats, tuple(hands)), self._clock()
+                good_for = min(max((now - begun) / SHARE, FRESH[0]), FRESH[1])
+                self._seen[region] = (now + good_for, overview)
         return overview
 
     async def hands(self) -> list[Hand]:

@@ -14,7 +14,7 @@ from .jobs_door import JobDoor
 from .jobs_queue import Lookout
 from .problems import problems
 
-Region = Annotated[RegionCode, AfterValidator(check_region), Query(description="Only what may run there.")]
+Region = Annotated[RegionCode, AfterValidator(check_region), Query(description="Code of a region.")]
 
 
 def stats_router(door: JobDoor, lookout: Lookout, address_of: AddressOf) -> APIRouter:

@@ -18,9 +18,9 @@ from ...grid.store import Claim, WorkerFacts
 from ...scheduler_plugins.placer import lot
 from ..logs import logger
 from .client_address import AddressOf
-from .jobs_bodies import RegionCode
 from .jobs_door import JobDoor, ask_of
 from .jobs_queue import alive, donor_of
+from .jobs_stats import Region
 from .problems import FieldError, Problem, problems
 from .worker_bodies import AssignmentDocument, WorkerId
 
@@ -110,7 +110,7 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
         types: Annotated[
             str | None, Query(max_length=500, pattern=r"^[\w.,-]+$", description="What it runs, with commas.")
         ] = None,
-        region: RegionCode | None = None,
+        region: Region | None = None,
     ) -> Response | AssignmentDocument:
         """Ask for a job and wait for one. It is leased to this worker, which begins it with `progress`."""
         takes = [name for name in (types or "").split(",") if name]

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -10,11 +11,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
 from hash_embedder import HashEmbedder
+from jobs_service import Service
 from script_engine import ScriptEngine
 
 from idlegrid.api.http import create_app
 from idlegrid.api.http.llm_face import EngineBackend
 from idlegrid.grid.config import Settings
+from idlegrid.grid.store import Store, open_store
 
 
 @pytest.fixture
@@ -45,4 +48,35 @@ async def llm(engine: ScriptEngine, embedder: HashEmbedder, settings: Settings) 
     app = create_app(embedder, settings, EngineBackend(engine, aliases=("script",)))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the schema: copied, it is there sooner than made anew."""
+    path = tmp_path_factory.mktemp("empty") / "jobs.db"
+    store = open_store(f"sqlite:///{path}")
+    store.upgrade()
+    store.close()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Iterator[Store]:
+    """A real store of its own, in a file."""
+    shutil.copy(empty_database, tmp_path / "jobs.db")
+    store = open_store(f"sqlite:///{tmp_path}/jobs.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def service(store: Store) -> Service:
+    return Service(store)
+
+
+@pytest.fixture
+async def jobs(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service without keys."""
+    async with service.client() as client:
         yield client
