@@ -8,7 +8,7 @@ from ..actors.llm.engine_face import EngineFacts, EngineLoad
 from ..actors.llm.request import Event, Request
 from ..pipelines.llm.service import LlmService
 from .http.embedder import Readiness, ServedModel
-from .http.llm_face import Message
+from .http.llm_face import Message, Taken
 
 
 class ServiceBackend:
@@ -40,8 +40,8 @@ class ServiceBackend:
     async def decode(self, model: str, ids: Sequence[int]) -> str:
         return await self._service.decode(model, ids)
 
-    def generate(self, model: str, request: Request) -> AsyncIterator[Event]:
-        return self._service.generate(model, request)
+    def generate(self, model: str, request: Request, *, taken_by: Taken | None = None) -> AsyncIterator[Event]:
+        return self._service.generate(model, request, taken_by=taken_by)
 
     async def ready(self, model: str | None = None) -> Readiness:
         answer = await self._service.ready(model)

@@ -7,12 +7,13 @@ from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic_core import to_json
 
 from ...actors.llm.request import Event, Finished, TokenLogprob
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_messages import parse_messages
 from .llm_params import NEUTRAL, GenerationBody, as_bytes, finite, invalid, tokens_left
-from .llm_stream import Told, data_line
+from .llm_stream import Told
 
 MOST_TOP_LOGPROBS = 20
 _MESSAGES = {
@@ -93,9 +94,10 @@ class ChatAnswer(Answer):
     """Choices as `chat.completion`, or as its chunks."""
 
     prefix = "chatcmpl-"
+    chunk_kind = "chat.completion.chunk"
 
     def begin(self) -> bytes:
-        delta = {"role": "assistant", "content": "", "refusal": None}
+        delta = b'{"role":"assistant","content":"","refusal":null}'
         return b"".join(self._chunk(index, delta) for index in range(len(self.prompts)))
 
     async def render(self, batch: list[Told]) -> bytes:
@@ -106,19 +108,16 @@ class ChatAnswer(Answer):
         lines = b""
         logprobs = () if isinstance(event, Finished) else event.logprobs
         if event.text or logprobs:
-            lines = self._chunk(index, {"content": event.text}, await self._logprobs(logprobs) if logprobs else None)
+            shown = to_json(await self._logprobs(logprobs)) if logprobs else b"null"
+            lines = self._chunk(index, b'{"content":' + to_json(event.text) + b"}", shown)
         if isinstance(event, Finished):
-            lines += self._chunk(index, {}, finish_reason=event.reason.value)
+            lines += self._chunk(index, b"{}", reason=to_json(event.reason.value))
         return lines
 
-    def _chunk(self, index: int, delta: Any, logprobs: Any = None, finish_reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return data_line(self.head("chat.completion.chunk") | {"choices": [choice]} | self.chunk_usage())
-
-    def end(self) -> bytes:
-        if not self.include_usage:
-            return b""
-        return data_line(self.head("chat.completion.chunk") | {"choices": [], "usage": self.usage.document()})
+    def _chunk(self, index: int, delta: bytes, logprobs: bytes = b"null", reason: bytes = b"null") -> bytes:
+        return self.chunk(
+            b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}' % (index, delta, logprobs, reason)
+        )
 
     async def document(self, whole: Sequence[Whole]) -> dict[str, Any]:
         choices = [

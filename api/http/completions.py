@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field, StrictInt, WithJsonSchema
+from pydantic_core import to_json
 
 from ...actors.llm.engine_face import EngineFacts
 from ...actors.llm.request import Event, Finished, TokenLogprob
 from .embeddings import parse_input
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_params import MAX_CHOICES, NEUTRAL, GenerationBody, finite, invalid, tokens_left
-from .llm_stream import Told, data_line
+from .llm_stream import Told
 
 MAX_TOKENS = 16
 """Tokens to generate when none are asked for, as OpenAI's and vLLM's."""
@@ -86,7 +87,7 @@ class CompletionAnswer(Answer):
     """Choices as `text_completion`; its chunks have the same shape."""
 
     prefix = "cmpl-"
-    kind = "text_completion"
+    kind = chunk_kind = "text_completion"
 
     async def render(self, batch: list[Told]) -> bytes:
         return b"".join([await self._lines(index, event) for index, event in batch])
@@ -98,13 +99,8 @@ class CompletionAnswer(Answer):
         if not (event.text or logprobs or reason):
             return b""
         shown = await self._logprobs(index, logprobs) if logprobs else None
-        choice = {"index": index, "text": event.text, "logprobs": shown, "finish_reason": reason}
-        return data_line(self.head(self.kind) | {"choices": [choice]} | self.chunk_usage())
-
-    def end(self) -> bytes:
-        if not self.include_usage:
-            return b""
-        return data_line(self.head(self.kind) | {"choices": [], "usage": self.usage.document()})
+        said = (index, to_json(event.text), to_json(shown), to_json(reason))
+        return self.chunk(b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % said)
 
     async def document(self, whole: Sequence[Whole]) -> dict[str, Any]:
         choices = [

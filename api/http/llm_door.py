@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -140,7 +141,7 @@ class LlmDoor:
 
     def choices(self, request_id: str, model: str, prompts: Prompts, sampling: Sampling, salt: str) -> Choices:
         """The choices, not begun yet."""
-        timeout = self.limits.generation_timeout
+        timeout, meter = self.limits.generation_timeout, self.metrics.started(model)
         streams: list[AsyncIterator[Event]] = [
             self._backend.generate(
                 model,
@@ -151,10 +152,11 @@ class LlmDoor:
                     timeout=timeout,
                     salt=salt,
                 ),
+                taken_by=partial(meter.taken_by, index),
             )
             for index in range(len(prompts))
         ]
-        return Choices(streams, timeout + GRACE, self.metrics.started(model))
+        return Choices(streams, timeout + GRACE, meter)
 
 
 class Answer:
@@ -162,6 +164,8 @@ class Answer:
 
     prefix = ""
     """Of the answer's id."""
+    chunk_kind = ""
+    """The `object` of a stream's chunks."""
 
     def __init__(self, door: LlmDoor, facts: EngineFacts, prompts: Prompts, body: GenerationBody) -> None:
         self.door, self.facts, self.prompts = door, facts, prompts
@@ -172,6 +176,7 @@ class Answer:
         self.usage = Usage(sum(map(len, prompts.tokens)))
         self.offsets: dict[int, int] = {}
         """Number of a choice → where the text of its next token begins."""
+        self._start = b"data: " + to_json(self.head(self.chunk_kind))[:-1] + b',"choices":['
 
     def head(self, kind: str) -> dict[str, Any]:
         """What every document of this answer begins with."""
@@ -187,11 +192,15 @@ class Answer:
     def count(self, index: int, event: Event) -> None:
         self.usage.add(index, event, self.prompts.n)
 
-    def chunk_usage(self) -> dict[str, Any]:
-        """The `usage` of a chunk: absent unless usage was asked for, and then null until the end."""
+    def chunk(self, choice: bytes) -> bytes:
+        """An event of the stream with one choice. Only what differs from chunk to chunk is encoded for each.
+
+        Its `usage` is absent unless usage was asked for, and then null until the end.
+        """
         if not self.include_usage:
-            return {}
-        return {"usage": self.usage.document() if self.continuous_usage else None}
+            return self._start + choice + b"]}\n\n"
+        usage = to_json(self.usage.document()) if self.continuous_usage else b"null"
+        return self._start + choice + b'],"usage":' + usage + b"}\n\n"
 
     def begin(self) -> bytes:
         """What a stream starts with."""
@@ -202,8 +211,10 @@ class Answer:
         raise NotImplementedError
 
     def end(self) -> bytes:
-        """What a stream ends with, before `[DONE]`."""
-        return b""
+        """What a stream ends with, before `[DONE]`: a chunk without choices, if usage was asked for."""
+        if not self.include_usage:
+            return b""
+        return self._start + b'],"usage":' + to_json(self.usage.document()) + b"}\n\n"
 
     async def document(self, whole: Sequence[Whole]) -> dict[str, Any]:
         """The answer that is not streamed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from ...actors.llm.engine_face import Engine, EngineClosed, EngineFacts, EngineLoad
@@ -11,6 +11,10 @@ from .embedder import Readiness, ServedModel
 
 Message = Mapping[str, str]
 """One message of a conversation: `role` and `content`, as chat templates take them."""
+
+
+Taken = Callable[[str], None]
+"""Hears who computes a request."""
 
 
 class ChatBackend(Protocol):
@@ -40,9 +44,10 @@ class ChatBackend(Protocol):
         """How tokens read, special ones included: for lists of log-probabilities."""
         ...
 
-    def generate(self, model: str, request: Request) -> AsyncIterator[Event]:
+    def generate(self, model: str, request: Request, *, taken_by: Taken | None = None) -> AsyncIterator[Event]:
         """The events of one request: any number of `Tokens`, then exactly one `Finished`.
 
+        `taken_by` is told the public id of the worker that computes it, again whenever that is another one.
         Ending the iteration early, by `aclose` or by cancelling, aborts the generation at once. Raises `QueueFull`
         before the first event when the request has no room.
         """
@@ -81,7 +86,7 @@ class EngineBackend:
     async def decode(self, model: str, ids: Sequence[int]) -> str:
         return self._engine.decode(ids)
 
-    def generate(self, model: str, request: Request) -> AsyncIterator[Event]:
+    def generate(self, model: str, request: Request, *, taken_by: Taken | None = None) -> AsyncIterator[Event]:
         return self._engine.generate(request)
 
     async def ready(self, model: str | None = None) -> Readiness:

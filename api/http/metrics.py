@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 
 from fastapi import APIRouter, Response
@@ -93,53 +93,66 @@ class LlmMetrics:
 class _Choice:
     """What was seen of one choice."""
 
-    first: float
-    last: float
+    tokens: Counter
+    """Counts those of the worker that computes it."""
+    first: float | None = None
+    last: float = 0.0
 
 
-@dataclass(slots=True)
 class Meter:
-    """Measures one request. Call it with every event of its choices."""
+    """Measures one request. Call it with every event of its choices.
 
-    metrics: LlmMetrics
-    model: str
-    begun: float
-    choices: dict[int, _Choice] = field(default_factory=dict)
-    worker: str = ""
-    """Who computes it; empty: the service in front does not say."""
+    Labels are looked up once a request, not once a token: that would cost more than all the rest of measuring.
+    """
+
+    def __init__(self, metrics: LlmMetrics, model: str, begun: float) -> None:
+        self._metrics, self._model, self._begun = metrics, model, begun
+        self._choices: dict[int, _Choice] = {}
+        self._generated = metrics.generated.labels(model)
+        self._between = metrics.between.labels(model)
+
+    def taken_by(self, index: int, worker: str) -> None:
+        """From now on `worker` (a donor's public id) computes choice `index`."""
+        tokens = self._metrics.tokens.labels(self._model, worker)
+        if (seen := self._choices.get(index)) is None:
+            self._choices[index] = _Choice(tokens)
+        else:
+            seen.tokens = tokens
 
     def __call__(self, index: int, event: Event) -> None:
         """Choice `index` had an event."""
-        now = self.metrics.clock()
+        now = self._metrics.clock()
+        if index not in self._choices:
+            self.taken_by(index, "")
+        seen = self._choices[index]
         if isinstance(event, Tokens):
-            self._tokens(index, len(event.ids), now)
+            self._tokens(seen, len(event.ids), now)
         else:
-            self._finished(index, event, now)
+            self._finished(seen, event, now)
 
-    def _tokens(self, index: int, count: int, now: float) -> None:
-        metrics, seen = self.metrics, self.choices.get(index)
-        metrics.generated.labels(self.model).inc(count)
-        metrics.tokens.labels(self.model, self.worker).inc(count)
-        if seen is None:
-            self.choices[index] = _Choice(now, now)
-            metrics.first_token.labels(self.model).observe(now - self.begun)
-            self._phase("prefill", now - self.begun)
+    def _tokens(self, seen: _Choice, count: int, now: float) -> None:
+        self._generated.inc(count)
+        seen.tokens.inc(count)
+        if seen.first is None:
+            seen.first = seen.last = now
+            self._metrics.first_token.labels(self._model).observe(now - self._begun)
+            self._phase("prefill", now - self._begun)
         elif count:
-            metrics.between.labels(self.model).observe((now - seen.last) / count)
+            self._between.observe((now - seen.last) / count)
             seen.last = now
 
-    def _finished(self, index: int, event: Finished, now: float) -> None:
-        metrics, seen = self.metrics, self.choices.get(index)
-        metrics.whole.labels(self.model).observe(now - self.begun)
-        metrics.succeeded.labels(self.model, event.reason.value).inc()
-        metrics.prompt_tokens.labels(self.model).inc(event.prompt_tokens)
-        metrics.cache(self.model, event.prompt_tokens, event.cached_tokens)
-        self._phase("total", now - self.begun)
-        if seen is not None:
+    def _finished(self, seen: _Choice, event: Finished, now: float) -> None:
+        metrics, model = self._metrics, self._model
+        metrics.whole.labels(model).observe(now - self._begun)
+        metrics.succeeded.labels(model, event.reason.value).inc()
+        metrics.prompt_tokens.labels(model).inc(event.prompt_tokens)
+        metrics.cache(model, event.prompt_tokens, event.cached_tokens)
+        self._phase("total", now - self._begun)
+        if seen.first is not None:
             self._phase("decode", now - seen.first)
 
     def _phase(self, phase: str, seconds: float) -> None:
-        self.metrics.latency.labels(self.model, phase, self.metrics.worker_role).observe(seconds)
+        self._metrics.latency.labels(self._model, phase, self._metrics.worker_role).observe(seconds)
 
 
 def metrics_router(metrics: LlmMetrics, backend: ChatBackend) -> APIRouter:

@@ -65,6 +65,11 @@ class LiveReplica:
         self._task = asyncio.create_task(self._live(), name=f"idlegrid-replica-{epoch}")
 
     @property
+    def donor_id(self) -> str:
+        """Where it is: the donor's public id, or the worker's address where there is no plugin. Empty before."""
+        return self._donor_id
+
+    @property
     def serving(self) -> Channel | None:
         """Its channel, if it takes requests now."""
         channel = self.channel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,11 +77,13 @@ class Router:
         self._patience, self._most_losses = patience, most_losses
         self._service = uuid.uuid4().hex[:8]
 
-    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, request: Request, *, taken_by: Callable[[str], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of a request: Tokens, then exactly one Finished, whatever happens to the replicas.
 
         Raises RequestRefused, QueueFull or NoReplica before the first event, when nobody accepted it. Closing it early
-        aborts the request.
+        aborts the request. `taken_by` hears the donor's id of each replica that is asked.
         """
         now = asyncio.get_running_loop().time()
         ends_at = None if request.timeout is None else now + request.timeout
@@ -94,6 +96,8 @@ class Router:
                     raise
                 yield trip.journal.fail(self._reason(trip), str(error))
                 return
+            if taken_by is not None:
+                taken_by(replica.donor_id)
             async with aclosing(self._attempt(trip, replica, channel)) as events:
                 async for event in events:
                     trip.accepted = True

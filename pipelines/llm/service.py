@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,7 +19,7 @@ from ...actors.serving.errors import ChannelLost
 from ...grid import catalogue
 from ...grid.suggest import did_you_mean
 from .deployment import Deployment, Phase
-from .link import GridLink
+from .link import GridLink, NoScheduler
 from .reconcile import Patience
 from .replica import LiveReplica
 from .router import NoReplica, Router
@@ -84,10 +84,13 @@ class LlmService:
         patience: Patience | None = None,
         wait: float = 60.0,
         security: Security | None = None,
+        must_answer: bool = True,
     ) -> None:
         """`grid`: the scheduler's address, or an asynchronous Dask client of this loop. `wait`: seconds that a request
-        waits for a replica, at its beginning and when it lost one.
+        waits for a replica, at its beginning and when it lost one. `must_answer`: whether it is an error when no
+        scheduler answers at first; else it is looked for.
         """
+        self._must_answer = must_answer
         self._link = GridLink(grid, security=security)
         self._deployments = tuple(deployments)
         self._patience, self._wait = patience, wait
@@ -95,7 +98,11 @@ class LlmService:
 
     async def __aenter__(self) -> Self:
         """Connects, and begins to place replicas; does not wait for them. Raises NoScheduler."""
-        await self._link.client()
+        try:
+            await self._link.client()
+        except NoScheduler:
+            if self._must_answer:
+                raise
         for deployment in self._deployments:
             self.deploy(deployment)
         return self
@@ -143,12 +150,16 @@ class LlmService:
             known.facts = _facts((await self._serving(known)).status.facts or {})
         return known.facts
 
-    async def generate(self, model: str, request: Request) -> AsyncGenerator[Event, None]:
+    async def generate(
+        self, model: str, request: Request, *, taken_by: Callable[[str], None] | None = None
+    ) -> AsyncGenerator[Event, None]:
         """Tokens, then exactly one Finished, whatever happens to the replicas. Closing it early aborts the request.
+
+        `taken_by` hears the id of the donor that computes it, again whenever that is another one.
 
         Raises UnknownModel, RequestRefused, QueueFull or NoReplica before the first event, when nobody accepted it.
         """
-        async with aclosing(self._model(model).router.generate(request)) as events:
+        async with aclosing(self._model(model).router.generate(request, taken_by=taken_by)) as events:
             async for event in events:
                 yield event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 
@@ -31,6 +32,8 @@ def test_a_grid_that_chats(start, language_model):
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
         logprobs = client.completions.create(model=model, prompt="The", max_tokens=2, logprobs=1).choices[0].logprobs
         assert len(logprobs.tokens) == 2
-    assert "vllm:num_requests_running" in httpx.get(f"{url}/metrics").text
+    metrics = httpx.get(f"{url}/metrics").text
+    assert "vllm:num_requests_running" in metrics
+    assert re.search(r'tokens_generated_total\{model="[^"]+",worker_id="local-[01]"\} \d', metrics)
     program.stop()
     assert program.end() == 0

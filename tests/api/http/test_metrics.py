@@ -57,6 +57,21 @@ async def test_an_engine_that_does_not_answer_hides_nothing(llm, engine):
     assert value(found, "vllm:generation_tokens_total", **NAME) == ALL
 
 
+def test_tokens_count_for_the_worker_that_made_them():
+    metrics = LlmMetrics()
+    meter = metrics.started("m")
+    meter.taken_by(0, "first")
+    meter(0, Tokens(ids=(1,) * 5, text=""))
+    meter.taken_by(0, "second")  # the first one was lost
+    meter(0, Tokens(ids=(1,) * 7, text=""))
+    meter.taken_by(1, "first")
+    meter(1, Tokens(ids=(1,), text=""))
+    found = samples(metrics.render().decode())
+    assert value(found, "tokens_generated_total", model="m", worker_id="first") == 6
+    assert value(found, "tokens_generated_total", model="m", worker_id="second") == 7
+    assert value(found, "vllm:time_to_first_token_seconds_count", model_name="m") == 2
+
+
 def test_times_are_measured_between_tokens():
     now = 100.0
     metrics = LlmMetrics(clock=lambda: now)

@@ -80,11 +80,13 @@ class Reader:
 
     def __init__(self, service: LlmService, request: Request, model: str = MODEL) -> None:
         self.events: list[Event] = []
+        self.taken_by: list[str] = []
+        """The donors that computed it, in turn."""
         self._moved = asyncio.Event()
         self.done = asyncio.create_task(self._read(service, model, request))
 
     async def _read(self, service: LlmService, model: str, request: Request) -> None:
-        async with aclosing(service.generate(model, request)) as events:
+        async with aclosing(service.generate(model, request, taken_by=self.taken_by.append)) as events:
             async for event in events:
                 self.events.append(event)
                 self._moved.set()

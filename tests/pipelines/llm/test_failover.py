@@ -103,6 +103,7 @@ async def test_the_only_replica_is_killed_and_the_stream_goes_on_when_another_ha
         await reader.ended()
         assert reader.tokens == answer_to(a_request(n=150))
         assert reader.text == text_of(reader.tokens)
+        assert reader.taken_by == [victim, *({"a", "b"} - {victim})]
 
 
 @pytest.mark.parametrize("fault", ["forgets", "restarts"])

@@ -31,6 +31,7 @@ async def test_an_answer_is_the_engines_own_and_the_model_tells_what_it_is():
         assert (await service.facts(MODEL)).eos_ids == {1, 2}
         assert (await service.ready(MODEL)).ok
         assert (await service.load())[MODEL].running == 0
+        assert reader.taken_by == ["a"]
         assert "chain" in c.scheduler.grid.roster.get("a").load.loaded
 
 
