@@ -34,7 +34,7 @@ PATIENCE = 5.0
 def ls(
     status: Annotated[str | None, typer.Option(metavar="STATUS", help="Only jobs that stand so.")] = None,
     job_type: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only jobs of this type.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="Jobs to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200, metavar="N", help="Jobs to show.")] = 50,
     cursor: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on where an earlier list ended.")] = None,
     url: Url = None,
     api_key: ApiKey = None,
