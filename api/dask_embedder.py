@@ -31,8 +31,12 @@ class DaskEmbedder:
     scheduler is away calls fail within seconds; when it is back, they work again.
     """
 
-    def __init__(self, address: str, *, region: str | None = None) -> None:
-        """`address`: of the scheduler. `region`: where the service stands; work goes to donors near it."""
+    def __init__(self, address: str, *, region: str | None = None, must_answer: bool = True) -> None:
+        """`address`: of the scheduler. `region`: where the service stands; work goes to donors near it.
+
+        `must_answer`: whether it is an error when no scheduler answers at first; else it is looked for at each call.
+        """
+        self._must_answer = must_answer
         self._address = address
         self._region = region
         self._client: Client | None = None
@@ -44,6 +48,8 @@ class DaskEmbedder:
         try:
             await self._connect()
         except (OSError, TimeoutError, ValueError) as error:
+            if not self._must_answer:
+                return self
             raise unreachable(self._address, PATIENCE, error) from None
         return self
 

@@ -7,8 +7,6 @@ from typing import Any
 from distributed import Client
 from distributed.utils import format_dashboard_link
 
-from ..scheduler_plugins.page import ROUTE
-
 PATIENCE = 5.0
 """Seconds that a scheduler has to answer."""
 
@@ -50,6 +48,8 @@ def ask(client: Client, operation: str, **arguments: Any) -> dict[str, Any]:
 
 def page_of(dashboard: str | None) -> str | None:
     """Address of the grid's page, from that of Dask's dashboard; None without one."""
+    from ..scheduler_plugins.page import ROUTE  # brings Bokeh, which no worker needs
+
     return None if dashboard is None else dashboard.removesuffix("/status") + ROUTE
 
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,11 @@ from distributed import Nanny, SpecCluster, Worker, WorkerPlugin
 from distributed.diagnostics import nvml
 
 from ..grid.config import Settings
+from ..grid.donors import Donor
 from ..grid.job_types import job_types
 from ..grid.regions import check_region
 from ..scheduler_plugins.donor_plugin import DonorPlugin
 from ..scheduler_plugins.machine import visible_gpu
-from ..scheduler_plugins.scheduler import GridScheduler
 from .ports import LOOPBACK, CannotStart, check_free
 
 # One thread per process: two pools of threads on the same cores wait for each other.
@@ -33,10 +33,12 @@ _GUARD = (
 )
 
 
-_NOISE = {
-    "distributed.worker": "Compute Failed",  # the exception goes to whoever waits for the task
-    "distributed.nanny": "Worker process died unexpectedly",  # two threads of a worker that ends race for its last word
-}
+_NOISE = (
+    ("distributed.worker", "Compute Failed"),  # the exception goes to whoever waits for the task
+    ("distributed.worker", "Failed to communicate with scheduler during heartbeat"),  # it is gone, and that is told
+    ("distributed.worker", "Scheduler was unaware of this worker"),
+    ("distributed.nanny", "Worker process died unexpectedly"),  # two threads of a worker that ends race for a last word
+)
 
 
 class ChildManners(WorkerPlugin):  # type: ignore[misc]
@@ -51,7 +53,7 @@ class ChildManners(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Worker) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for name, words in _NOISE.items():
+        for name, words in _NOISE:
             logging.getLogger(name).addFilter(partial(_means_something, words))
 
 
@@ -80,18 +82,13 @@ def local_cluster(
     """
     _refuse_while_imported()
     settings = settings or Settings()
-    gpus = nvml.device_get_count()
-    count = gpus or os.cpu_count() or 1 if workers is None else workers
-    if count < 1:
-        raise ValueError(f"a grid needs at least 1 worker, not {count}")
-    codes = [check_region(code) for code in regions or [settings.region]]
+    crew = Crew.of(workers, regions, settings)
     check_free(host, scheduler_port, "IDLEGRID_SCHEDULER_PORT")
-    memory_limit = int(psutil.virtual_memory().total * MEMORY_SHARE) // count
     try:
         return SpecCluster(
             workers={
-                f"local-{index}": _worker(index, codes[index % len(codes)], settings, host, gpus, memory_limit)
-                for index in range(count)
+                f"local-{index}": _worker(index, region, settings, host, crew.gpus, crew.memory_limit)
+                for index, region in enumerate(crew.regions)
             },
             scheduler=_scheduler(host, scheduler_port, dashboard_address),
             asynchronous=asynchronous,
@@ -100,6 +97,29 @@ def local_cluster(
         )
     except RuntimeError as error:
         raise not_ready(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """How many workers a grid on this machine has, and what each may use."""
+
+    regions: tuple[str, ...]
+    """One for each worker."""
+    gpus: int
+    """Of this machine."""
+    memory_limit: int
+    """Bytes, of each worker."""
+
+    @classmethod
+    def of(cls, workers: int | None, regions: Sequence[str] | None, settings: Settings) -> Crew:
+        """`workers`: default one per GPU, without a GPU one per core. Raises ValueError and UnknownRegionError."""
+        gpus = nvml.device_get_count()
+        count = gpus or os.cpu_count() or 1 if workers is None else workers
+        if count < 1:
+            raise ValueError(f"a grid needs at least 1 worker, not {count}")
+        codes = [check_region(code) for code in regions or [settings.region]]
+        share = int(psutil.virtual_memory().total * MEMORY_SHARE) // count
+        return cls(tuple(codes[index % len(codes)] for index in range(count)), gpus, share)
 
 
 def not_ready(error: RuntimeError) -> CannotStart:
@@ -114,6 +134,8 @@ def _refuse_while_imported() -> None:
 
 
 def _scheduler(host: str, port: int, dashboard_address: str | None) -> dict[str, Any]:
+    from ..scheduler_plugins.scheduler import GridScheduler  # brings the page, which no worker process needs
+
     options = {
         "host": host,
         "port": port,
@@ -123,7 +145,8 @@ def _scheduler(host: str, port: int, dashboard_address: str | None) -> dict[str,
     return {"cls": GridScheduler, "options": options}
 
 
-def _worker(index: int, region: str, settings: Settings, host: str, gpus: int, memory_limit: int) -> dict[str, Any]:
+def local_donor_of(index: int, region: str, settings: Settings) -> Donor:
+    """The donor that worker number `index` of a grid on this machine is."""
     gpu_model, gpu_memory_gb, gpu_count = visible_gpu()
     name = f"local-{index}"
     donor = settings.to_donor(
@@ -133,14 +156,24 @@ def _worker(index: int, region: str, settings: Settings, host: str, gpus: int, m
         gpu_count=gpu_count,
         supported_types=frozenset(job_types()),
     )
+    return replace(donor, name=name, region=region)
+
+
+def worker_environment(index: int, gpus: int) -> dict[str, str]:
+    """What the process of worker number `index` is told about its machine: one thread, one GPU."""
+    return ONE_THREAD | ({"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {})
+
+
+def _worker(index: int, region: str, settings: Settings, host: str, gpus: int, memory_limit: int) -> dict[str, Any]:
+    donor = local_donor_of(index, region, settings)
     options = {
-        "name": name,
+        "name": donor.name,
         "nthreads": donor.limits.max_concurrent_jobs,
         "host": host,
         "dashboard": False,
         "memory_limit": memory_limit,
         "silence_logs": logging.ERROR,
-        "env": ONE_THREAD | ({"CUDA_VISIBLE_DEVICES": str(index % gpus)} if gpus else {}),
-        "plugins": (DonorPlugin(replace(donor, name=name, region=region)), ChildManners()),
+        "env": worker_environment(index, gpus),
+        "plugins": (DonorPlugin(donor), ChildManners()),
     }
     return {"cls": Nanny, "options": options}

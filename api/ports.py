@@ -36,3 +36,29 @@ def check_free(host: str, port: int, how: str) -> None:
     else:
         what = f"can't listen on {host}:{port} ({error.strerror or error})."
     raise CannotStart(f"{what} Choose another port with {how}; 0 takes any free one")
+
+
+class Reserved:
+    """A port that stays ours while what listens on it is started again.
+
+    Bound but not listening: whoever says SO_REUSEADDR, as every server does, may listen on it, and the system gives it
+    to no outgoing connection meanwhile. (*Measured*: on loopback a free port of the usual range is soon somebody's.)
+    """
+
+    def __init__(self, host: str, port: int, how: str) -> None:
+        """`port` 0: any free one. Raises CannotStart when it is taken; `how` says what names another."""
+        check_free(host, port, how)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._socket = socket.socket(family, kind, protocol)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind(address)
+        except OSError as error:
+            self._socket.close()
+            raise CannotStart(f"can't listen on {host}:{port} ({error.strerror or error})") from error
+        self.host = host
+        self.port: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        """Give it up."""
+        self._socket.close()

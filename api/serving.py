@@ -4,61 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import uvicorn
-from distributed import Nanny, SpecCluster
-from distributed.core import rpc
 
 from ..grid import catalogue
 from ..grid.config import Settings
 from ..grid.config.service import Scheduler as Place
-from ..grid.donors import Donor
+from ..grid.secret import load_secret
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService
-from ..scheduler_plugins.donor_plugin import DonorPlugin
 from ..scheduler_plugins.scheduler import GridScheduler
 from .dask_embedder import DaskEmbedder
 from .http import create_app
-from .links import PATIENCE, page_at, unreachable
+from .http.jobs_door import JobDoor
+from .links import page_at
 from .llm_backend import ServiceBackend
-from .local import ONE_THREAD, ChildManners, local_cluster, not_ready
+from .oracle import SchedulerOracle
+from .parent import supervised
 from .ports import check_free, obstacle
-
-Say = Callable[[str], None]
-DRAIN_POLL = 0.2
-"""Seconds between two looks at what a leaving worker still runs."""
-RETRY = 5.0
-"""Seconds between two tries to find a scheduler that went away."""
-
-
-def stop_on_signals(say: Say, promise: str) -> asyncio.Event:
-    """An event that SIGINT and SIGTERM set; a second signal ends the process at once.
-
-    `promise` says what is done before the end.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def first() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        stop.set()
-        say(f"stopping: {promise}; once more to stop now")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, first)
-    return stop
-
-
-def quiet() -> None:
-    """Dask tells of every connection: warnings are enough for a terminal."""
-    logging.getLogger("distributed").setLevel(logging.WARNING)
-
+from .signals import Say
+from .storing import opened
 
 # -- scheduler ----------------------------------------------------------------------------------------------------
 
@@ -84,81 +52,6 @@ def _dashboard_address(place: Place, say: Say) -> str:
     return f"{place.host}:{port}"
 
 
-# -- worker -------------------------------------------------------------------------------------------------------
-
-
-async def serve_worker(address: str, donor: Donor, stop: asyncio.Event, say: Say, *, drain_timeout: float) -> None:
-    """One worker process for the scheduler at `address`, until `stop`: then it finishes what runs, and leaves.
-
-    A worker that dies is started again; a scheduler that goes away is waited for. After `drain_timeout` seconds it
-    leaves even if something still runs. Raises ConnectionError when no scheduler answers at first.
-    """
-    await _find(address)
-    while not stop.is_set():
-        with contextlib.suppress(OSError, RuntimeError):  # the scheduler went while the worker came up
-            async with _nanny(address, donor) as nanny:
-                say(f"{donor.name} works for {address} in {donor.region}")
-                await _first_of(stop.wait(), nanny.finished())
-                if stop.is_set():
-                    await leave(address, donor.id, nanny.worker_address, patience=drain_timeout)
-                    return
-        say(f"the scheduler at {address} is gone: looking for it every {RETRY:g} s")
-        await _first_of(stop.wait(), _find_again(address))
-
-
-def _nanny(address: str, donor: Donor) -> Nanny:
-    return Nanny(
-        address,
-        name=donor.name,
-        nthreads=donor.limits.max_concurrent_jobs,
-        env=ONE_THREAD,
-        plugins=(DonorPlugin(donor), ChildManners()),
-        dashboard=False,
-        silence_logs=logging.WARNING,
-    )
-
-
-async def _find(address: str) -> None:
-    """Return when a scheduler answers at `address`; raises ConnectionError after `PATIENCE` seconds."""
-    try:
-        async with asyncio.timeout(PATIENCE), rpc(address) as scheduler:
-            await scheduler.identity(n_workers=0)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise unreachable(address, PATIENCE, error) from None
-
-
-async def _find_again(address: str) -> None:
-    while True:
-        await asyncio.sleep(RETRY)
-        with contextlib.suppress(ConnectionError):
-            return await _find(address)
-
-
-async def _first_of(*things: Awaitable[Any]) -> None:
-    """Wait for the first of some things; the others are given up."""
-    tasks = [asyncio.ensure_future(thing) for thing in things]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def leave(address: str, donor_id: str, worker: str | None, *, patience: float) -> None:
-    """Have nothing more sent, wait until nothing runs (at most `patience` s), then retire the worker."""
-    if worker is None:
-        return
-    async with rpc(address) as scheduler:
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(patience):
-                await scheduler.grid_control(donor=donor_id, action="drain")
-                while (await scheduler.processing(workers=[worker]))[worker]:  # noqa: ASYNC110 - another process's
-                    await asyncio.sleep(DRAIN_POLL)
-        with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(10):
-                await scheduler.retire_workers(workers=[worker])
-
-
 # -- HTTP service -------------------------------------------------------------------------------------------------
 
 
@@ -170,8 +63,9 @@ async def serve_api(
     It keeps a replica of each of the language models `llms` on the grid.
     Raises ConnectionError when no scheduler answers, CannotStart when the port is taken.
     """
-    async with _http(address, settings, llms) as url:
-        say(_told(url))
+    async with _http(address, settings, stop, llms) as url:
+        if url:
+            say(_told(url))
         await stop.wait()
 
 
@@ -180,18 +74,28 @@ def _told(url: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _http(address: str, settings: Settings, llms: Sequence[str]) -> AsyncIterator[str]:
-    """Serves as long as the context is open; yields its base URL once it answers."""
+async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Sequence[str]) -> AsyncIterator[str]:
+    """Serves as long as the context is open; yields its base URL once it answers. Stopped before that: an empty one."""
     place = settings.api
     check_free(place.host, place.port, "--port or IDLEGRID_API_PORT")
-    async with DaskEmbedder(address) as embedder, _llms(address, llms) as chat:
-        app = create_app(embedder, settings, chat)
+    must_answer = not supervised()  # who is started again comes up without a scheduler: jobs are accepted meanwhile
+    async with (
+        DaskEmbedder(address, must_answer=must_answer) as embedder,
+        _llms(address, llms, must_answer=must_answer) as chat,
+        _jobs(address, settings, stop) as jobs,
+    ):
+        if jobs is None:
+            yield ""
+            return
+        app = create_app(embedder, settings, chat, jobs)
         server = _Server(
             uvicorn.Config(
                 app, host=place.host, port=place.port, log_level="warning", server_header=False, proxy_headers=False
             )
         )
         socket = server.config.bind_socket()
+        # asyncio leaves Nagle's algorithm on for such a socket: each answer would wait 40 ms for an acknowledgement
+        socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         host, port = socket.getsockname()[:2]
         serving = asyncio.create_task(server.serve(sockets=[socket]))
         try:
@@ -203,7 +107,24 @@ async def _http(address: str, settings: Settings, llms: Sequence[str]) -> AsyncI
 
 
 @contextlib.asynccontextmanager
-async def _llms(address: str, models: Sequence[str]) -> AsyncIterator[ServiceBackend | None]:
+async def _jobs(address: str, settings: Settings, stop: asyncio.Event) -> AsyncIterator[JobDoor | None]:
+    """The doors for durable jobs, with their store; None when `stop` came first."""
+    async with opened(settings, stop) as store:
+        if store is None:
+            yield None
+            return
+        secret = await asyncio.to_thread(load_secret, settings.database.secret_file)
+        oracle = SchedulerOracle(address)
+        door = JobDoor(store, settings, secret=secret, oracle=oracle)
+        try:
+            yield door
+        finally:
+            door.close()
+            await oracle.close()
+
+
+@contextlib.asynccontextmanager
+async def _llms(address: str, models: Sequence[str], *, must_answer: bool) -> AsyncIterator[ServiceBackend | None]:
     """Replicas of language models, on their way; None without any. Clients are told while there is none yet."""
     if not models:
         yield None
@@ -211,7 +132,7 @@ async def _llms(address: str, models: Sequence[str]) -> AsyncIterator[ServiceBac
     names = dict.fromkeys(catalogue.canonical(model, "llm") for model in models)
     # on a donor without a GPU a model takes no memory of one, so that its need can't be told beforehand
     wanted = [Deployment(model=name, device="auto", gpu_memory_gb=0.0) for name in names]
-    async with LlmService(address, wanted) as service:
+    async with LlmService(address, wanted, must_answer=must_answer) as service:
         yield ServiceBackend(service)
 
 
@@ -229,50 +150,3 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         self.answers.set()
-
-
-# -- all of it ----------------------------------------------------------------------------------------------------
-
-
-async def serve_all(
-    settings: Settings,
-    stop: asyncio.Event,
-    say: Say,
-    *,
-    workers: int | None,
-    regions: Sequence[str] | None,
-    llms: Sequence[str] = (),
-) -> None:
-    """Scheduler, workers and HTTP service on this machine, until `stop`; says where they are once all answer.
-
-    Raises what `local_cluster` raises, and CannotStart when a port is taken.
-    """
-    place = settings.scheduler
-    check_free(settings.api.host, settings.api.port, "--port or IDLEGRID_API_PORT")
-    check_free(place.host, place.port, "IDLEGRID_SCHEDULER_PORT")
-    cluster = local_cluster(
-        workers=workers,
-        regions=regions,
-        settings=settings,
-        host=place.host,
-        scheduler_port=place.port,
-        dashboard_address=_dashboard_address(place, say),
-        asynchronous=True,
-    )
-    async with _started(cluster), _http(cluster.scheduler_address, settings, llms) as url:
-        count = len(cluster.workers)
-        say(f"scheduler at {cluster.scheduler_address} with {count} worker{'' if count == 1 else 's'}")
-        say(f"page      at {page_at(cluster.scheduler)}")
-        say(_told(url))
-        await stop.wait()
-
-
-@contextlib.asynccontextmanager
-async def _started(cluster: SpecCluster) -> AsyncIterator[None]:
-    try:
-        await cluster
-    except RuntimeError as error:
-        await cluster.close()
-        raise not_ready(error) from None
-    async with cluster:
-        yield

@@ -13,15 +13,15 @@ from .lanes import Key
 from .page import show_page
 from .plugin import GridPlugin
 from .state import grid_state
-from .why import grid_why
+from .why import grid_explain, grid_why
 
 _PATIENCE = 10.0
 """Seconds that a worker has to answer an order."""
 
 
 def open_doors(grid: GridPlugin) -> None:
-    """Make the grid answer: ``client.scheduler.grid_state()``, ``…grid_why(key=)``, ``…grid_control(donor=,
-    action=)``.
+    """Make the grid answer: ``client.scheduler.grid_state()``, ``…grid_why(key=)``, ``…grid_explain(ask=, key=)``,
+    ``…grid_control(donor=, action=)``.
     """
     scheduler = grid.scheduler
 
@@ -34,7 +34,10 @@ def open_doors(grid: GridPlugin) -> None:
     def why(key: Key) -> dict[str, Any]:
         return grid_why(grid, key)
 
-    scheduler.handlers.update(grid_state=state, grid_why=why, grid_control=control)
+    def explain(ask: dict[str, Any], key: str) -> dict[str, Any]:
+        return grid_explain(grid, ask, key)
+
+    scheduler.handlers.update(grid_state=state, grid_why=why, grid_explain=explain, grid_control=control)
     # Whatever prefix the dashboard was given: Dask doesn't remember it.
     scheduler.http_application.add_handlers(r".*", [(r"(?:/.*)?/grid-api", GridApi, {"dask_server": scheduler})])
     show_page(scheduler)

@@ -69,6 +69,7 @@ def _worker(grid: GridPlugin, seat: Seat, now: datetime) -> dict[str, Any]:
         "max_jobs_per_hour": donor.limits.max_jobs_per_hour,
         "acceptance_rate": donor.limits.acceptance_rate,
         "supported_types": sorted(donor.supported_types),
+        "models": sorted(donor.models),
         "loaded": sorted(load.loaded),
         "gpu_model": donor.gpu_model,
         "gpu_memory_gb": donor.gpu_memory_gb,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from ..grid.jobs import Ask
 from ..grid.placement import explain
 from ..grid.verdicts import Reason, Verdict
 from .lanes import Key, Lane, TaskState
 from .placer import lot
 from .plugin import GridPlugin
+from .roster import WorkerState
 
 VERSION = 1
 
@@ -76,14 +79,27 @@ def _summary(grid: GridPlugin, ts: TaskState, lane: Lane, candidates: list[dict[
     return f"waits: nobody may take it now ({told})" + (f"; time helps at {min(moments)}" if moments else "")
 
 
+def grid_explain(grid: GridPlugin, ask: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What every worker would say to a piece of work that is no task yet; `ask` as in an annotation.
+
+    `candidates` as in `grid_why`. Raises TypeError on an ask that can't be read.
+    """
+    return {"version": VERSION, "candidates": _opinions(grid, key, Lane(Ask.from_annotation(ask)), None)}
+
+
 def _candidates(grid: GridPlugin, ts: TaskState, lane: Lane) -> list[dict[str, Any]]:
-    """Every worker with its verdict."""
-    now, placer = grid.now, grid.placer
+    """Every worker with its verdict on a task."""
     allowed = grid.scheduler.stock_valid_workers(ts) if lane.restrictions and not ts.loose_restrictions else None
+    return _opinions(grid, ts.key, lane, allowed)
+
+
+def _opinions(grid: GridPlugin, key: Key, lane: Lane, allowed: set[WorkerState] | None) -> list[dict[str, Any]]:
+    """Every worker with its verdict; `allowed`: those that Dask's own restrictions leave, None for all."""
+    now, placer = grid.now, grid.placer
     try:
         if lane.error:
             raise ValueError(lane.error)
-        told = explain(lane.ask, grid.roster.donors, now, lambda id_: lot(ts.key, id_, now, placer.offer_every))
+        told = explain(lane.ask, grid.roster.donors, now, lambda id_: lot(key, id_, now, placer.offer_every))
     except Exception as problem:  # noqa: BLE001 - the answer says what the rule says, and so that it fails
         broken = Verdict(Reason.POLICY_ERROR, f"{type(problem).__name__}: {problem}")
         told = [(seat.donor, broken, None) for seat in grid.roster]

@@ -26,6 +26,7 @@ for variable in [name for name in os.environ if name.startswith(("IDLEGRID_", "G
 def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
     os.chdir(tmp_path_factory.mktemp("empty"))
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # the embedded store, the secret, outboxes
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..parent import tie_to_parent
 from . import admin, chat, config, doctor, embed, jobs, models, run, serve, status, worker
 from .output import tell
 
@@ -46,6 +47,7 @@ def _root(
 
 app.command("up")(serve.up)
 app.command("scheduler")(serve.scheduler)
+app.command("dispatcher")(serve.dispatcher)
 app.command("api")(serve.api)
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
@@ -67,6 +69,7 @@ def _worker_root() -> None:
 
 def main() -> None:
     """Entry point of `idlegrid`."""
+    tie_to_parent()
     _run(app)
 
 

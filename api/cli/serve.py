@@ -1,4 +1,4 @@
-"""`idlegrid up`, `scheduler` and `api`: the parts of a grid that serve until they are stopped."""
+"""`idlegrid up`, `scheduler`, `dispatcher` and `api`: the parts of a grid that serve until they are stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ def up(
 ) -> None:
     """Start a whole grid on this machine.
 
-    A scheduler with its page, workers and the HTTP service, until Ctrl-C.
+    A scheduler with its page, workers, the dispatcher of jobs and the HTTP service, each in a process of its own that
+    is started again when it ends, until Ctrl-C.
     """
-    from ..serving import serve_all
+    from ..up import serve_all
 
     values = _with_port(settings(config), "api", port)
-    serve(lambda stop: serve_all(values, stop, say, workers=workers, regions=region, llms=llm or ()), _ANSWERED)
+    serve(
+        lambda stop: serve_all(values, stop, say, workers=workers, regions=region, llms=llm or (), config=config),
+        _ANSWERED,
+    )
 
 
 def scheduler(port: Port = None, config: ConfigFile = None) -> None:
@@ -36,6 +40,18 @@ def scheduler(port: Port = None, config: ConfigFile = None) -> None:
 
     values = _with_port(settings(config), "scheduler", port)
     serve(lambda stop: serve_scheduler(values, stop, say), "work that waits is forgotten")
+
+
+def dispatcher(scheduler: Address = None, config: ConfigFile = None) -> None:
+    """Bring accepted jobs to the workers of a grid.
+
+    Several may run side by side on one database; each may be killed at any time.
+    """
+    from ..dispatching import serve_dispatcher
+
+    values = settings(config)
+    address = scheduler_address(scheduler, values)
+    serve(lambda stop: serve_dispatcher(address, values, stop, say), "jobs that run go on without it")
 
 
 def api(scheduler: Address = None, llm: Llms = None, port: Port = None, config: ConfigFile = None) -> None:
@@ -55,7 +71,7 @@ _ANSWERED = "open requests are answered first"
 
 def serve(part: Callable[[asyncio.Event], Awaitable[None]], promise: str) -> None:
     """Run a part of the grid until a signal stops it; `promise`: what it does before it ends."""
-    from ..serving import quiet, stop_on_signals
+    from ..signals import quiet, stop_on_signals
 
     async def run() -> None:
         await part(stop_on_signals(say, promise))

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from .options import Address, ConfigFile
-from .output import say
 from .serve import serve
 from .settings import scheduler_address, settings
 
@@ -32,12 +31,10 @@ def start(
     Ctrl-C or SIGTERM: finish what runs, then leave. Twice: leave now.
     """
     from ...scheduler_plugins.machine import local_donor
-    from ..serving import serve_worker
+    from ..agent import serve_worker
 
     values = settings(config)
     donor = local_donor(name, config_path=config)
     donor = replace(donor, name=name or donor.name, region=region or donor.region)
     address = scheduler_address(scheduler, values)
-    serve(
-        lambda stop: serve_worker(address, donor, stop, say, drain_timeout=drain_timeout), "what runs is finished first"
-    )
+    serve(lambda stop: serve_worker(address, donor, stop, drain_timeout=drain_timeout), "what runs is finished first")

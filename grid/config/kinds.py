@@ -95,6 +95,8 @@ Cidrs = Annotated[
 ]
 """Networks in CIDR form; in a variable with commas."""
 HttpUrl = Annotated[str, _url("http", "https")]
+HttpUrls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_commas), AfterValidator(_at_least_one)]
+"""Addresses of one service; in a variable with commas."""
 RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
 DaskAddress = Annotated[str, _url("tcp", "tls", "ucx", "ws", "wss", "inproc")]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from .fields import Section, setting
-from .kinds import Cidrs, DaskAddress, HttpUrl, Names, Networks, NonEmpty
+from .kinds import Cidrs, DaskAddress, HttpUrl, HttpUrls, Names, Networks, NonEmpty
 
 
 class Api(Section):
@@ -14,6 +14,13 @@ class Api(Section):
 
     host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_API_HOST")
     port: int = setting(8000, "Port to listen on; 0: any free one.", variable="IDLEGRID_API_PORT", ge=0, le=65535)
+    public_urls: HttpUrls | None = setting(
+        None,
+        "Base URLs under which workers reach this service, any of which will do; in the variable with commas.",
+        variable="IDLEGRID_API_PUBLIC_URLS",
+        unset="where it listens",
+        allowed="http:// or https:// URLs",
+    )
     allowed_hosts: Names | None = setting(
         None,
         "Host names under which it may be called, `*` for any; in the variable with commas.",
@@ -87,6 +94,14 @@ class Api(Section):
         gt=0,
         le=86400,
     )
+
+    @property
+    def urls_for_workers(self) -> tuple[str, ...]:
+        """Base URLs that workers are told, without a slash at the end."""
+        if self.public_urls is not None:
+            return tuple(url.rstrip("/") for url in self.public_urls)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - that is what it means
+        return (f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}",)
 
     @property
     def on_loopback(self) -> bool:

@@ -19,8 +19,18 @@ from .fields import Section, section_of, settings_of
 from .problems import Problem
 
 PREFIXES = ("GPU_", "IDLEGRID_")
-FOREIGN = frozenset({FAILPOINT_VARIABLE, "GPU_DEVICE_ORDINAL", "GPU_MAX_HEAP_SIZE", "GPU_MAX_ALLOC_PERCENT"})
-"""Variables with our prefixes that are no settings: the tests' failpoint, and AMD's driver."""
+FOREIGN = frozenset(
+    {
+        FAILPOINT_VARIABLE,
+        "IDLEGRID_DONOR",
+        "IDLEGRID_PARENT",
+        "GPU_DEVICE_ORDINAL",
+        "GPU_MAX_HEAP_SIZE",
+        "GPU_MAX_ALLOC_PERCENT",
+    }
+)
+"""Variables with our prefixes that are no settings: the tests' failpoint, what processes of the grid tell those that
+they start, and AMD's driver."""
 
 
 @dataclass(frozen=True, slots=True)

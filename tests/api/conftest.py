@@ -35,7 +35,9 @@ class Program:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0", "PYTHONUNBUFFERED": "1"} | environment,
+            env=os.environ
+            | {"IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0", "PYTHONUNBUFFERED": "1", "XDG_DATA_HOME": str(folder / "data")}
+            | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

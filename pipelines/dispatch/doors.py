@@ -1,0 +1,127 @@
+"""The worker's side of the HTTP service: two fenced doors, and the one where work is asked for. Plain JSON, no Dask."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from ...grid.capability import HEADER
+from .assignment import Assignment, Identity
+
+CONNECT = 2.0
+"""Seconds to reach the service."""
+_GONE = frozenset({401, 403, 404, 409, 410})
+"""What is refused for good: the fence is old, the capability has expired, or the job was deleted."""
+
+
+class Away(Exception):
+    """The service can't be reached, or can't answer now. The same call may be made again."""
+
+    retry_after: float | None = None
+    """Seconds that the service asks for."""
+
+
+class Gone(Exception):
+    """This attempt is over as far as the grid is concerned: nothing that it says changes anything any more."""
+
+
+class Unfit(Exception):
+    """The service takes the attempt's word, but not this one: too large, or not what the job type gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The service's answer to a sign of life."""
+
+    seconds: float
+    cancel: bool
+
+
+class Doors:
+    """Where workers speak. Thread-safe; one for a process."""
+
+    def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
+        self._http = httpx.Client(transport=transport, trust_env=False, follow_redirects=False)
+        self._lock = threading.Lock()
+        self._preferred: dict[tuple[str, ...], int] = {}
+
+    def progress(self, attempt: Assignment, who: Identity, body: Mapping[str, Any], timeout: float) -> Lease:
+        """Say that the attempt lives. Raises Away, Gone or Unfit."""
+        answer = self._post(attempt, who, "progress", json.dumps(body).encode(), timeout)
+        return Lease(float(answer["lease_seconds"]), bool(answer["cancel"]))
+
+    def complete(self, attempt: Assignment, who: Identity, body: bytes, timeout: float) -> str:
+        """Say how the attempt ended (JSON). The job's status from then on. Raises Away, Gone or Unfit."""
+        return str(self._post(attempt, who, "complete", body, timeout)["status"])
+
+    def next_job(self, api: tuple[str, ...], worker_id: str, token: str, types: list[str], wait: float) -> Any:
+        """Ask for work and wait for it up to `wait` seconds. The document of one attempt, or None. Raises Away."""
+        path = f"/api/v1/workers/{quote(worker_id, safe='')}/next-job"
+        response = self._send(
+            api,
+            "GET",
+            path,
+            wait + 10,
+            params={"wait": f"{wait:g}", "types": ",".join(types)},
+            headers={"X-Worker-Token": token},
+        )
+        if response.status_code == 204:
+            return None
+        if response.status_code != 200:
+            raise PermissionError(f"the service at {api[0]} gives this worker no work: {_detail(response)}")
+        return response.json()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _post(self, attempt: Assignment, who: Identity, door: str, body: bytes, timeout: float) -> Any:
+        path = f"/api/v1/workers/{quote(who.worker_id, safe='')}/jobs/{quote(attempt.job_id, safe='')}/{door}"
+        headers = {HEADER: attempt.token, "Content-Type": "application/json"}
+        if attempt.trace_id:
+            headers["X-Trace-ID"] = attempt.trace_id
+        response = self._send(attempt.api, "POST", path, timeout, content=body, headers=headers)
+        if response.status_code in _GONE:
+            raise Gone(_detail(response))
+        if response.status_code != 200:
+            raise Unfit(_detail(response))
+        return response.json()
+
+    def _send(self, api: tuple[str, ...], method: str, path: str, timeout: float, **request: Any) -> httpx.Response:
+        """The answer of the first service that gives one. Raises Away."""
+        limits = httpx.Timeout(timeout, connect=min(CONNECT, timeout))
+        first, told = self._preferred.get(api, 0), Away("no address of the service is known")
+        for number in range(len(api)):
+            index = (first + number) % len(api)
+            try:
+                response = self._http.request(method, f"{api[index]}{path}", timeout=limits, **request)
+            except httpx.TransportError as error:
+                told = Away(f"{api[index]}: {type(error).__name__} {error}")
+                continue
+            if response.status_code < 500 and response.status_code not in (408, 429):
+                self._preferred[api] = index
+                return response
+            told = Away(f"{api[index]}: {_detail(response)}")
+            told.retry_after = _seconds(response.headers.get("Retry-After"))
+        raise told
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        said = response.json()
+        return f"{response.status_code} {said.get('code', '')}: {said.get('detail') or said.get('title', '')}"
+    except (ValueError, AttributeError):
+        return str(response.status_code)
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return None if value is None else max(0.0, float(value))
+    except ValueError:
+        return None

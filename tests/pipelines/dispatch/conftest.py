@@ -1,0 +1,53 @@
+"""A service over a real store, and the job type `trial`, for the tests of this folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from service import Service
+from trial import install
+
+from idlegrid.grid.job_types import register
+from idlegrid.grid.store import Store, open_store
+
+
+@pytest.fixture(scope="session")
+def _trial_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("site-packages"))
+
+
+@pytest.fixture
+def trial(_trial_package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The job type `trial` is installed."""
+    monkeypatch.syspath_prepend(str(_trial_package))
+    register.cache_clear()
+    yield
+    register.cache_clear()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(f"sqlite:///{tmp_path / 'grid.db'}", timeout=30.0) as store:
+        store.upgrade()
+        yield store
+
+
+@pytest.fixture
+def service(store: Store, trial: None) -> Iterator[Service]:
+    service = Service(store, lease=30.0)
+    yield service
+    service.end()
+
+
+@pytest.fixture
+def hasty(store: Store, trial: None) -> Iterator[Service]:
+    """Leases of 2 s: for tests in which one ends."""
+    service = Service(store, lease=2.0)
+    yield service
+    service.end()
