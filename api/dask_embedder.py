@@ -34,7 +34,7 @@ class DaskEmbedder:
     def __init__(self, address: str, *, region: str | None = None, must_answer: bool = True) -> None:
         """`address`: of the scheduler. `region`: where the service stands; work goes to donors near it.
 
-        `must_answer`: whether it is an error when no scheduler answers at first; else it is looked for at each call.
+        `must_answer`: whether it is an error when no scheduler answers at first; else nobody waits for it.
         """
         self._must_answer = must_answer
         self._address = address
@@ -45,11 +45,11 @@ class DaskEmbedder:
 
     async def __aenter__(self) -> Self:
         """Connects. Raises ConnectionError when no scheduler answers."""
+        if not self._must_answer:
+            return self
         try:
             await self._connect()
         except (OSError, TimeoutError, ValueError) as error:
-            if not self._must_answer:
-                return self
             raise unreachable(self._address, PATIENCE, error) from None
         return self
 

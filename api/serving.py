@@ -1,4 +1,4 @@
-"""Long-running parts of a grid and how they end: each a coroutine that serves until `stop` is set."""
+"""`idlegrid api`: the HTTP service in front of a grid, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -12,47 +12,18 @@ import uvicorn
 
 from ..grid import catalogue
 from ..grid.config import Settings
-from ..grid.config.service import Scheduler as Place
 from ..grid.secret import load_secret
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService
-from ..scheduler_plugins.scheduler import GridScheduler
 from .dask_embedder import DaskEmbedder
 from .http import create_app
 from .http.jobs_door import JobDoor
-from .links import page_at
 from .llm_backend import ServiceBackend
 from .oracle import SchedulerOracle
 from .parent import supervised
-from .ports import check_free, obstacle
+from .ports import check_free
 from .signals import Say
 from .storing import opened
-
-# -- scheduler ----------------------------------------------------------------------------------------------------
-
-
-async def serve_scheduler(settings: Settings, stop: asyncio.Event, say: Say) -> None:
-    """A scheduler with our plugins, until `stop`. Raises CannotStart when its port is taken."""
-    place = settings.scheduler
-    check_free(place.host, place.port, "--port or IDLEGRID_SCHEDULER_PORT")
-    async with GridScheduler(
-        host=place.host, port=place.port, dashboard=True, dashboard_address=_dashboard_address(place, say)
-    ) as scheduler:
-        say(f"scheduler at {scheduler.address}")
-        say(f"page      at {page_at(scheduler)}")
-        await stop.wait()
-
-
-def _dashboard_address(place: Place, say: Say) -> str:
-    """Where the dashboard listens: another grid's dashboard on the usual port is no reason not to start."""
-    port = place.dashboard_port
-    if obstacle(place.host, port) is not None:
-        say(f"port {port} is taken, so the page is at another one")
-        port = 0
-    return f"{place.host}:{port}"
-
-
-# -- HTTP service -------------------------------------------------------------------------------------------------
 
 
 async def serve_api(
@@ -90,7 +61,13 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
         app = create_app(embedder, settings, chat, jobs)
         server = _Server(
             uvicorn.Config(
-                app, host=place.host, port=place.port, log_level="warning", server_header=False, proxy_headers=False
+                app,
+                host=place.host,
+                port=place.port,
+                log_config=None,  # as everything else logs
+                log_level="warning",
+                server_header=False,
+                proxy_headers=False,
             )
         )
         socket = server.config.bind_socket()

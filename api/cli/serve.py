@@ -36,7 +36,7 @@ def scheduler(port: Port = None, config: ConfigFile = None) -> None:
 
     Workers, clients and the HTTP service connect to it.
     """
-    from ..serving import serve_scheduler
+    from ..scheduling import serve_scheduler
 
     values = _with_port(settings(config), "scheduler", port)
     serve(lambda stop: serve_scheduler(values, stop, say), "work that waits is forgotten")
@@ -51,7 +51,7 @@ def dispatcher(scheduler: Address = None, config: ConfigFile = None) -> None:
 
     values = settings(config)
     address = scheduler_address(scheduler, values)
-    serve(lambda stop: serve_dispatcher(address, values, stop, say), "jobs that run go on without it")
+    serve(lambda stop: serve_dispatcher(address, values, stop, say), "jobs that run go on without it", values)
 
 
 def api(scheduler: Address = None, llm: Llms = None, port: Port = None, config: ConfigFile = None) -> None:
@@ -63,19 +63,27 @@ def api(scheduler: Address = None, llm: Llms = None, port: Port = None, config: 
     from ..serving import serve_api
 
     values = _with_port(settings(config), "api", port)
-    serve(lambda stop: serve_api(scheduler_address(scheduler, values), values, stop, say, llms=llm or ()), _ANSWERED)
+    address = scheduler_address(scheduler, values)
+    serve(lambda stop: serve_api(address, values, stop, say, llms=llm or ()), _ANSWERED, values)
 
 
 _ANSWERED = "open requests are answered first"
 
 
-def serve(part: Callable[[asyncio.Event], Awaitable[None]], promise: str) -> None:
-    """Run a part of the grid until a signal stops it; `promise`: what it does before it ends."""
+def serve(part: Callable[[asyncio.Event], Awaitable[None]], promise: str, values: Settings | None = None) -> None:
+    """Run a part of the grid until a signal stops it; `promise`: what it does before it ends.
+
+    With settings (the parts of the service) it logs as JSON lines.
+    """
     from ..signals import quiet, stop_on_signals
 
     async def run() -> None:
         await part(stop_on_signals(say, promise))
 
+    if values is not None:
+        from ..logs import configure
+
+        configure(values.observability.log_level)
     quiet()
     asyncio.run(run())
 

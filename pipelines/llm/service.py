@@ -19,7 +19,7 @@ from ...actors.serving.errors import ChannelLost
 from ...grid import catalogue
 from ...grid.suggest import did_you_mean
 from .deployment import Deployment, Phase
-from .link import GridLink, NoScheduler
+from .link import GridLink
 from .reconcile import Patience
 from .replica import LiveReplica
 from .router import NoReplica, Router
@@ -88,7 +88,7 @@ class LlmService:
     ) -> None:
         """`grid`: the scheduler's address, or an asynchronous Dask client of this loop. `wait`: seconds that a request
         waits for a replica, at its beginning and when it lost one. `must_answer`: whether it is an error when no
-        scheduler answers at first; else it is looked for.
+        scheduler answers at first; else nobody waits for it.
         """
         self._must_answer = must_answer
         self._link = GridLink(grid, security=security)
@@ -98,11 +98,8 @@ class LlmService:
 
     async def __aenter__(self) -> Self:
         """Connects, and begins to place replicas; does not wait for them. Raises NoScheduler."""
-        try:
+        if self._must_answer:
             await self._link.client()
-        except NoScheduler:
-            if self._must_answer:
-                raise
         for deployment in self._deployments:
             self.deploy(deployment)
         return self

@@ -1,0 +1,33 @@
+"""`idlegrid scheduler`: the Dask scheduler with the grid's rules, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..grid.config import Settings
+from ..grid.config.service import Scheduler as Place
+from ..scheduler_plugins.scheduler import GridScheduler
+from .links import page_at
+from .ports import check_free, obstacle
+from .signals import Say
+
+
+async def serve_scheduler(settings: Settings, stop: asyncio.Event, say: Say) -> None:
+    """A scheduler with our plugins, until `stop`. Raises CannotStart when its port is taken."""
+    place = settings.scheduler
+    check_free(place.host, place.port, "--port or IDLEGRID_SCHEDULER_PORT")
+    async with GridScheduler(
+        host=place.host, port=place.port, dashboard=True, dashboard_address=_dashboard_address(place, say)
+    ) as scheduler:
+        say(f"scheduler at {scheduler.address}")
+        say(f"page      at {page_at(scheduler)}")
+        await stop.wait()
+
+
+def _dashboard_address(place: Place, say: Say) -> str:
+    """Where the dashboard listens: another grid's dashboard on the usual port is no reason not to start."""
+    port = place.dashboard_port
+    if obstacle(place.host, port) is not None:
+        say(f"port {port} is taken, so the page is at another one")
+        port = 0
+    return f"{place.host}:{port}"
