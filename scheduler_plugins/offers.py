@@ -21,6 +21,9 @@ Scheduler: TypeAlias = Any
 Sending: TypeAlias = tuple[Place, Lane, Seat | None]
 """A waiting task that is about to be sent on, and its donor if that is settled already."""
 
+Rooms: TypeAlias = dict[Seat, int]
+"""Donors that may take more, and how many jobs each."""
+
 _FEW = 8
 """Up to so many donors are compared one by one; among more, the index finds the best."""
 _UNTESTED = 32
@@ -68,8 +71,12 @@ class Offers:
             return True
         return False
 
+    def want(self) -> None:
+        """Make offers when the current event is dealt with: for events that end in `settle`."""
+        self._wanted = True
+
     def wake(self) -> None:
-        """Make offers when the current event is dealt with: by `settle`, or else as soon as the loop comes round."""
+        """Make offers when the current event is dealt with, whichever it is: as soon as the loop comes round."""
         if self.lanes:
             self._wanted = True
             if self._soon is None:
@@ -77,7 +84,7 @@ class Offers:
 
     def settle(self) -> None:
         """Make the offers that are due now. To be called between Dask's events, never within its transitions."""
-        if self._wanted:
+        if self._wanted and self.lanes:
             self.run()
 
     def _come_round(self) -> None:
@@ -104,7 +111,7 @@ class Offers:
             self.placer.failed(problem)
         self._set_timer(self.placer.clock())
 
-    def _eased(self, now: datetime) -> list[Seat]:
+    def _eased(self, now: datetime) -> Rooms:
         """Donors that may take more than at the last run."""
         changed, self.roster.changed = self.roster.changed, set()
         if self.roster.timed:
@@ -113,10 +120,14 @@ class Offers:
         if bucket != self._bucket:
             self._bucket = bucket
             changed |= self.roster.thin
-        return [seat for id_ in changed if (seat := self.roster.get(id_)) and self.placer.room(seat, now)]
+        return self._rooms((seat for id_ in changed if (seat := self.roster.get(id_)) is not None), now)
 
-    def _offer(self, seats: list[Seat], now: datetime) -> None:
+    def _rooms(self, seats: Iterable[Seat], now: datetime) -> Rooms:
+        return {seat: room for seat in seats if (room := self.placer.room(seat, now))}
+
+    def _offer(self, rooms: Rooms, now: datetime) -> None:
         """Send tasks on until every lane that these donors could serve, and every untested one, is empty or refused."""
+        seats = list(rooms)
         untested, self.untested = self.untested, set()
         blocked: set[Lane] = set()
         while True:
@@ -125,11 +136,13 @@ class Offers:
             if untested or self.roster.thin or len(seats) > _FEW:
                 batch = self._tries(seats, untested, blocked, now)
             else:
-                batch = self._settled(seats, blocked, now)
+                batch = self._settled(rooms, blocked)
             if not batch:
                 return
             for lane, settled in self._send(batch):
                 (untested if settled else blocked).add(lane)
+            if batch[0][2] is None:  # the rule has decided since the rooms were counted
+                rooms = self._rooms(seats, now)
 
     def _send(self, batch: list[Sending]) -> list[tuple[Lane, bool]]:
         """Let Dask send these tasks on, in this order: the lanes of those that stayed, and if that was unforeseen."""
@@ -144,13 +157,13 @@ class Offers:
             stayed += ((lane, seat is not None) for place, lane, seat in batch if self.lanes.put_back(place))
         return stayed
 
-    def _settled(self, seats: list[Seat], blocked: set[Lane], now: datetime) -> list[Sending]:
+    def _settled(self, rooms: Rooms, blocked: set[Lane]) -> list[Sending]:
         """The tasks that these donors get next, best priority first, when nobody else comes into question: for equal
         tasks the rule is asked once. One that Dask itself restricts comes alone, and the rule decides in its turn.
+        Takes from `rooms` what they fill.
         """
-        rooms = {seat: left for seat in seats if (left := self.placer.room(seat, now))}
-        heads = self._heads(rooms, blocked)
         batch: list[Sending] = []
+        heads = self._heads(rooms, blocked) if rooms else []
         busy = {seat for seat in rooms if seat.held}
         while heads and rooms:
             lane = heads[0][1]

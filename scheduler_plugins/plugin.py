@@ -127,6 +127,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         if assignment is not None and assignment.lane is not None:
             self.roster.unstarted(assignment.seat)
         self._assign(ts, self.now)
+        self._offer_freed()
 
     def log_event(self, topic: str, msg: Any) -> None:
         """A worker pushed a change, or has been removed: told before its tasks are placed anew, so they can't come
@@ -176,6 +177,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         elif start == "memory":
             if ts.actor:
                 self._release(ts)
+                self._offer_freed()
         elif start == "no-worker":
             self.lanes.remove(ts.key)
         if finish == "processing":
@@ -205,12 +207,19 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
             self.running_by_type[held.lane.ask.type] -= 1
         if self.roster.of(held.seat.ws) is held.seat:
             self.roster.recount(held.seat, self.now)
-            if self.roster.changed:
-                self.offers.wake()
         return held
+
+    def _offer_freed(self) -> None:
+        """What a release has freed goes to whoever waits."""
+        if self.roster.changed:
+            self.offers.wake()
 
     def _finish(self, ts: TaskState, finish: str, said: Mapping[str, Any]) -> None:
         held = self._release(ts)
+        if finish == "memory":
+            self.offers.want()  # Dask refills freed threads when it has dealt with this, and so do we
+        else:
+            self._offer_freed()
         if held is None or held.lane is None:
             return
         donor_id = held.seat.donor.id

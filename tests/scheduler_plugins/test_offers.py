@@ -9,6 +9,8 @@ from distributed import Event
 from small_cluster import HandClock, annotation, cluster, donor, until
 from small_tasks import hold, nap, where
 
+from idlegrid.grid.acceptance import admits
+from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.placer import lot
 
 NIGHT = {"working_hours_start": 22, "working_hours_end": 6}
@@ -43,6 +45,32 @@ async def test_without_the_timer_nobody_would_notice_the_window(monkeypatch):
         clock.forward(hours=11)
         with pytest.raises(TimeoutError):
             await until(lambda: futures[0].done(), deadline=0.6)
+
+
+async def test_a_freed_slot_is_offered_within_the_event_that_freed_it(monkeypatch):
+    async with cluster(donor("a")) as c:
+        with dask.annotate(**annotation()):
+            held = c.client.submit(hold, "freed", pure=False)
+        await until(lambda: c.state(held) == "processing")
+        futures = await waiting(c, 5)
+        await until(lambda: c.scheduler.grid.offers._soon is None)
+        monkeypatch.setattr(c.scheduler.grid.offers, "wake", lambda: None)  # nothing would come later
+        await Event("freed", client=c.client).set()
+        assert await c.client.gather([held, *futures]) == ["a"] * 6
+
+
+async def test_for_equal_tasks_the_rule_is_asked_once(monkeypatch):
+    asked = []
+
+    def counted(*facts):
+        asked.append(facts)
+        return admits(*facts)
+
+    monkeypatch.setattr(placer, "admits", counted)
+    async with cluster(donor("a"), donor("b", max_concurrent_jobs=2)) as c:
+        with dask.annotate(**annotation()):
+            await c.client.gather(c.client.map(where, range(300), pure=False))
+        assert 1 <= len(asked) < 100, "once for each donor, and anew when a heartbeat changed its standing"
 
 
 async def test_nothing_is_polled_while_nothing_changes():
