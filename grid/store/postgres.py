@@ -50,7 +50,7 @@ _FROM_THE_QUEUE = f"""
      SELECT id, due_at, fence, status, worker_id FROM jobs
      WHERE {RECLAIMABLE}
        AND type = t.type AND lease_until < (SELECT now FROM clock) AND bound_to = ANY(:lanes::text[])
-     ORDER BY lease_until LIMIT :limit FOR UPDATE SKIP LOCKED) AS c)"""
+     ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED) AS c)"""
 _THIS_ONE = f"""
   SELECT id, due_at, fence, status, worker_id FROM jobs
   WHERE id = :only AND type = ANY(:types::text[]) AND bound_to = ANY(:lanes::text[])

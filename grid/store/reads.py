@@ -34,7 +34,9 @@ WAITING_IN_LANE = """
 SELECT * FROM jobs WHERE status = 'queued' AND type = :type AND bound_to = :lane AND not_before <= {now}
 ORDER BY due_at, id LIMIT :limit
 """
-LEASE_ENDED = f"SELECT * FROM jobs WHERE {RECLAIMABLE} AND type = :type AND lease_until < {{now}} LIMIT :limit"
+LEASE_ENDED = f"""
+SELECT * FROM jobs WHERE {RECLAIMABLE} AND type = :type AND lease_until < {{now}} ORDER BY due_at, id LIMIT :limit
+"""
 THIS_ONE = f"""
 SELECT * FROM jobs
 WHERE id = :only AND ((status = 'queued' AND not_before <= {{now}}) OR ({RECLAIMABLE} AND lease_until < {{now}}))
