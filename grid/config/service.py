@@ -49,6 +49,12 @@ class Api(Section):
         allowed="a key that `idlegrid admin keys create` told",
         secret=True,
     )
+    log_level: Literal["debug", "info", "warning", "error"] | None = setting(
+        None,
+        "What the service and the dispatcher log, as JSON lines.",
+        variable="IDLEGRID_API_LOG_LEVEL",
+        unset="info, and warning under `idlegrid up`",
+    )
     trusted_proxies: Cidrs | None = setting(
         None,
         "Networks of proxies whose `X-Forwarded-For` is believed; in the variable with commas.",
