@@ -60,7 +60,7 @@ class Grid:
     url: str
     scheduler: str
     service: int
-    """Process id of scheduler and HTTP service."""
+    """Process id of the HTTP service."""
     worker: int
 
 
@@ -84,12 +84,20 @@ def grid(model: str) -> Iterator[Grid]:
         _until_it_answers(url[0], model)
         with Client(scheduler[1]) as dask:
             [worker] = dask.run(os.getpid).values()
-        yield Grid(url[0], scheduler[1], process.pid, worker)
+        yield Grid(url[0], scheduler[1], listener(int(url[0].rpartition(":")[2])), worker)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         process.kill()
+
+
+def listener(port: int) -> int:
+    """The process that serves a port of this machine."""
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid is not None:
+            return one.pid
+    raise RuntimeError(f"nobody listens on port {port}")
 
 
 def _until_it_answers(url: str, model: str) -> None:
@@ -221,11 +229,15 @@ def measure(model: str, work: Work, cores: Sequence[int], arguments: argparse.Na
             bare.send(work)
             here = bare.recv()
             after = [cpu_seconds(process) for process in (there.worker, there.service, bare_id)]
-            say(f"{'turn' if turn else 'warm-up'}: {rate(over_http):.0f} over HTTP, {rate(here):.0f} in process")
+            used = [late - early for early, late in zip(before, after, strict=True)]
+            say(
+                f"{'turn' if turn else 'warm-up'}: {rate(over_http):.0f} over HTTP, {rate(here):.0f} in process; "
+                f"CPU seconds of worker, service and bare engine: {', '.join(f'{one:.2f}' for one in used)}"
+            )
             if turn:
                 http.append(over_http)
                 alone.append(here)
-                spent.append([late - early for early, late in zip(before, after, strict=True)])
+                spent.append(used)
         left = disconnect(there, asking, work, arguments.leavers)
     equal = [
         one.text == other.text
