@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling bench-llm bench-online test-dask-cuda test-vllm lock docs clean
+.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench-llm: dev ## the LLM engine against transformers
 
 bench-online: dev ## what serving over HTTP costs: 64 streams against the same engine in process
 	$(BIN)/python benchmarks/online.py
+
+bench-placement: dev ## which donor holds which layers: against disjoint chains and Petals' rule, and the time of a plan
+	$(BIN)/python benchmarks/placement_flow.py
 
 test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
 	scripts/test-dask-cuda

@@ -89,6 +89,11 @@ def distance(a: str, b: str) -> float:
         raise UnknownRegionError(b if a in REGIONS else a) from None
 
 
+def round_trip_ms(a: str, b: str) -> float:
+    """A typical round trip between the two regions beyond the one inside a region, in ms. Raises UnknownRegionError."""
+    return distance(a, b) * _FARTHEST_MS
+
+
 def nearness(a: str | None, b: str) -> float:
     """The factor that closeness gives to a score, in (0, 1]: 1 in the same region and when `a` is None (anywhere)."""
     return 1.0 if a is None else 1.0 - (1.0 - FARTHEST_NEARNESS) * distance(a, b)

@@ -6,7 +6,15 @@ import itertools
 
 import pytest
 
-from idlegrid.grid.regions import FARTHEST_NEARNESS, REGIONS, UnknownRegionError, check_region, distance, nearness
+from idlegrid.grid.regions import (
+    FARTHEST_NEARNESS,
+    REGIONS,
+    UnknownRegionError,
+    check_region,
+    distance,
+    nearness,
+    round_trip_ms,
+)
 
 PAIRS = list(itertools.product(REGIONS, repeat=2))
 
@@ -50,3 +58,11 @@ def test_an_unknown_code_is_refused_by_name(pair):
     with pytest.raises(UnknownRegionError, match="Did you mean 'oceania'"):
         check_region("oceana")
     assert check_region("oceania") == "oceania"
+
+
+def test_round_trips_are_those_of_the_table():
+    assert round_trip_ms("europe-west", "europe-east") == pytest.approx(40)
+    assert round_trip_ms("oceania", "america-south") == pytest.approx(300)
+    assert round_trip_ms("oceania", "oceania") == 0
+    with pytest.raises(UnknownRegionError, match="unknown region 'mars'"):
+        round_trip_ms("mars", "oceania")
