@@ -43,6 +43,10 @@ class Tries:
         """Something came: patience, and the pauses, begin anew."""
         self.alive, self.failed, self.asked = time.monotonic(), 0, None
 
+    def overslept_by(self, seconds: float) -> float:
+        """How far beyond the end of the call a silence of so many seconds from now on would lead; below 0: not."""
+        return time.monotonic() + seconds - self.ends
+
     def check(self) -> None:
         """Raise WaitTimedOut when the call's time is over."""
         if time.monotonic() >= self.ends:

@@ -246,10 +246,12 @@ class Calls:
         headers = {"Last-Event-ID": str(after)} if after else {}
         asking = self._asking
         course.trouble = ""
-        response = await asking.open(f"{API}/jobs/{job_id}/events", course, idle=IDLE, headers=headers)
+        opened = time.monotonic()
+        silence = min(IDLE, course.ends - opened)
+        response = await asking.open(f"{API}/jobs/{job_id}/events", course, idle=silence, headers=headers)
         if response is None:
             return
-        decoder, opened = Decoder(), time.monotonic()
+        decoder = Decoder()
         try:
             async with aclosing(asking.wire.chunks(response)) as chunks:
                 async for chunk in chunks:
@@ -260,6 +262,9 @@ class Calls:
                             after = event.seq
                             course.came_on()
                             yield event
+                    course.check()
+                    if course.overslept_by(silence) > max(0.5, silence / 8):
+                        return  # the next connection waits for no longer than there is time
         except httpx.TransportError as error:
             course.trouble = words(error)
         finally:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
+sys.path.insert(0, str(Path(__file__).parents[1] / "http"))
 
 from idlegrid.api import AsyncGridClient, GridClient
 

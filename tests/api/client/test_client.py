@@ -159,8 +159,7 @@ async def test_a_file_is_sent_and_an_image_saved(connect, tmp_path):
 
 
 async def test_a_lost_answer_makes_no_second_job(connect):
-    service = Service(
-    )
+    service = Service(httpx.ReadError("gone"), problem(503, "store_unavailable"), QUEUED)
     job = await connect(service).call("submit", "llm", {})
     keys = [request.headers["idempotency-key"] for request in service.asked]
     assert (job.id, len(keys), len(set(keys))) == ("j1", 3, 1)
