@@ -94,13 +94,15 @@ def test_spare_donors_are_second_holders():
 
 
 def test_a_second_holder_costs_no_more_than_agreed():
-    """Cut in two, `a` and `b` give 5 tokens/s and `c` 1.5 more; a second holder for each layer costs some of that."""
+    """`a` holds one half alone; `d` at its side gives up a twentieth of what it would add to the weaker half."""
     capacity = Capacity(a_model(4), NO_KV)
-    donors = [a_donor("a", 2, 10.0), a_donor("b", 2, 10.0), a_donor("c", 2, 6.0)]
-    for cost in (0.0, 0.2):
-        aims = Aims(redundancy_cost=cost)
-        held = place(capacity, donors, random.Random(0), aims=aims)
-        assert throughput(capacity, donors, held) >= 5 * (1 - cost)
+    donors = [a_donor("a", 2, 10.0), a_donor("b", 2, 4.0), a_donor("c", 2, 4.0), a_donor("d", 2, 0.4)]
+    fastest = place(capacity, donors, random.Random(0), aims=FREE)
+    assert throughput(capacity, donors, fastest) == pytest.approx(4.2)
+    assert sum(map(len, held_below(2, 4, fastest.values()))) == 2
+    doubled = place(capacity, donors, random.Random(0), aims=Aims(redundancy_cost=0.1))
+    assert throughput(capacity, donors, doubled) == pytest.approx(4.0)
+    assert not held_below(2, 4, doubled.values())
 
 
 def test_never_worse_than_disjoint_chains():
