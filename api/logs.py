@@ -35,7 +35,8 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
 def configure(level: str = "info", stream: TextIO | None = None) -> logging.Handler:
     """Let everything that is logged in this process be written as JSON lines, to stderr unless told otherwise.
 
-    Replaces the root logger's handlers; returns the new one.
+    `level` is for our own events; of libraries, warnings are enough. Replaces the root logger's handlers; returns the
+    new one.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
@@ -50,7 +51,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> logging.Hand
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(logging.WARNING)
+    logging.getLogger("idlegrid").setLevel(level.upper())
     return handler
 
 

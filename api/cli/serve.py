@@ -82,8 +82,9 @@ def serve(part: Callable[[asyncio.Event], Awaitable[None]], promise: str, values
 
     if values is not None:
         from ..logs import configure
+        from ..parent import supervised
 
-        configure(values.observability.log_level)
+        configure(values.api.log_level or ("warning" if supervised() else "info"))
     quiet()
     asyncio.run(run())
 

@@ -29,7 +29,9 @@ class KeyBody(Body):
     client_id: str | None = Field(
         None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@-]+$", description="Unset: a client of its own."
     )
-    requests_per_minute: int | None = Field(None, ge=1, le=10_000_000, description="Unset: the grid's default.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=10_000_000, strict=True, description="Unset: the grid's default."
+    )
     expires_at: AwareDatetime | None = Field(None, description="With a time zone. Unset: never.")
 
 

@@ -32,7 +32,8 @@ class JobBody(Body):
     )
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"type": "embedding", "params": {"texts": ["a lease", "a fence"]}}]}
+        strict=True,  # a number in quotes is none
+        json_schema_extra={"examples": [{"type": "embedding", "params": {"texts": ["a lease", "a fence"]}}]},
     )
 
     @field_validator("region", "preferred_region")

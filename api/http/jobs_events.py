@@ -25,7 +25,16 @@ _DESCRIPTION = (
     "Events `status`, `progress` and `tokens`, each with its number as `id` and JSON as `data`; the last one is the "
     "final status. A comment every 15 s shows that the stream lives."
 )
-_STREAM = {"description": _DESCRIPTION, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": ["status", "progress", "tokens"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
+_STREAM = {"description": _DESCRIPTION, "content": {"text/event-stream": {"schema": _EVENT}}}
 _NOTHING = {"description": "The job has ended and there is nothing after `Last-Event-ID`: don't come back."}
 
 

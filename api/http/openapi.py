@@ -49,8 +49,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     for code in () if worker else ("api_key_required", "invalid_api_key", "scope_missing", "rate_limited"):
         _tell(operation["responses"], code)
     for response in operation["responses"].values():
-        content = response.get("content", {})
-        if content.get("application/json", {}).get("schema") == _REFERENCE:
+        if any(part.get("schema") == _REFERENCE for part in response.get("content", {}).values()):
             response["content"] = {MEDIA_TYPE: {"schema": _REFERENCE}}
 
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from ...grid.store import StoreUnavailable
 from .bodies import UNKNOWN_PARAMETER
@@ -21,6 +22,7 @@ from .errors import INVALID, SERVER, ApiError
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/api/"
 """Paths whose errors have this form; the others have OpenAI's."""
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_ERRORS = 20
 """Fields that one answer tells of."""
 RETRY_STORE = 2
@@ -165,7 +167,7 @@ def handle_problems(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         if not request.url.path.startswith(PREFIX):
             return await elsewhere_http(request, error)  # type: ignore[misc, no-any-return]
-        return from_http(request, error).response()
+        return from_http(request, error, methods_at(app, request)).response()
 
 
 def from_validation(found: Sequence[Mapping[str, Any]], inside: str = "") -> Problem:
@@ -193,16 +195,25 @@ def _field_error(item: Mapping[str, Any], inside: str) -> FieldError:
     )
 
 
-def from_http(request: Request, error: HTTPException) -> Problem:
-    """What the framework itself refuses: an unknown path, a wrong method, a body that it cannot read."""
+def methods_at(app: FastAPI, request: Request) -> list[str]:
+    """The methods that the address of a request has: those of all its routes, not of the first one alone."""
+    scopes = ({**request.scope, "method": method} for method in METHODS)
+    return [scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in app.router.routes)]
+
+
+def from_http(request: Request, error: HTTPException, methods: Sequence[str] = ()) -> Problem:
+    """What the framework itself refuses: an unknown path, a wrong method, a body that it cannot read.
+
+    `methods`: those that the address has.
+    """
     headers = dict(error.headers or {})
     where = f"{request.method} {request.url.path[:200]}"
     match error.status_code:
         case 404:
             return Problem("unknown_url", f"There is nothing at {where}.", headers=headers)
         case 405:
-            detail = f"{where}: allowed is {headers.get('allow', 'nothing')}."
-            return Problem("method_not_allowed", detail, headers=headers)
+            allowed = ", ".join(methods)
+            return Problem("method_not_allowed", f"{where}: allowed is {allowed}.", headers={"Allow": allowed})
         case 413:
             return Problem("request_too_large", str(error.detail), headers=headers)
         case _:

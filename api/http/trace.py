@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from time import perf_counter
@@ -19,6 +20,8 @@ TRACE_ID = "X-Trace-ID"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _VALID = re.compile(r"[0-9a-f]{32}")
 _NONE = "0" * 32
+_CHATTER = frozenset({"/healthz", "/readyz", "/metrics", "/api/v1/workers/{worker_id}/jobs/{job_id}/progress"})
+"""Signs of life and looks at them: logged on the level `debug`."""
 
 
 class Trace:
@@ -46,10 +49,12 @@ class Trace:
             try:
                 await self._app(scope, receive, send_with_trace)
             finally:
-                log.info(
+                route = getattr(scope.get("route"), "path", None)  # the pattern: a path may hold what a client wrote
+                log.log(
+                    logging.DEBUG if route in _CHATTER and status < 400 else logging.INFO,
                     "http.request",
                     method=scope["method"],
-                    route=getattr(scope.get("route"), "path", None),  # the pattern: a path may hold what a client wrote
+                    route=route,
                     status=status,
                     ms=round((perf_counter() - begun) * 1000, 1),
                     client=getattr(state.get("who"), "client_id", None),

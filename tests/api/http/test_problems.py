@@ -62,3 +62,10 @@ async def test_elsewhere_errors_have_openais_form(jobs):
     assert (await jobs.get("/v1/nothing")).json()["error"]["code"] == "unknown_url"
     answer = await jobs.get("/api/v1/jobs", headers={"host": "evil.example"})
     assert (answer.status_code, answer.json()["code"]) == (421, "misdirected")
+
+
+async def test_a_wrong_method_is_told_all_right_ones(jobs):
+    for path, allowed in (("/api/v1/jobs", "GET, POST"), ("/api/v1/jobs/x", "GET, DELETE"), ("/api/v1/state", "GET")):
+        answer = await jobs.patch(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert allowed in answer.json()["detail"]
