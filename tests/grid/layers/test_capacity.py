@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from layer_fleets import NO_KV, a_donor, a_model, fleets
 
 from idlegrid.grid.layers.capacity import Capacity, LayerDonor, by_id
 from idlegrid.grid.layers.shape import LayerRange, Traffic
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_the_longest_range_fits_and_a_longer_one_does_not(fleet):
     capacity, donors = fleet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from layer_fleets import NO_KV, a_donor, a_model, fleets
 
 from idlegrid.grid.layers.capacity import Capacity, LayerDonor
@@ -38,6 +38,7 @@ def coverable(capacity: Capacity, donors: list[LayerDonor]) -> bool:
     return reach(0, frozenset(one.id for one in donors))
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets(most=4, layers=5))
 def test_whether_a_model_can_be_covered_is_exact(fleet):
     capacity, donors = fleet
@@ -50,6 +51,7 @@ def test_whether_a_model_can_be_covered_is_exact(fleet):
     assert covered(capacity, tiles).missing == verdict.missing
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets(most=4, layers=5))
 def test_the_memory_that_is_named_suffices(fleet):
     capacity, donors = fleet

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from layer_fleets import NO_KV, a_donor, a_model, fleets
 
 from idlegrid.grid.layers.capacity import Capacity
@@ -20,6 +20,7 @@ def every_cut(layers: int, stages: int):
         yield tuple(LayerRange(a, b) for a, b in itertools.pairwise(ends))
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets(most=4, layers=7))
 def test_the_slowest_stage_is_as_fast_as_any_cut_makes_it(fleet):
     capacity, donors = fleet

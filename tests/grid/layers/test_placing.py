@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from layer_fleets import NO_KV, REGIONS, a_donor, a_fleet, a_model, fleets
 from scipy.optimize import LinearConstraint, milp
 
@@ -60,6 +60,7 @@ def test_fifty_fleets_within_a_tenth_of_the_optimum(part):
         assert best * 0.9 - 1e-6 <= ours <= best + 1e-6, seed
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_what_can_be_covered_is_covered_and_everything_fits(fleet):
     capacity, donors = fleet

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from layer_fleets import fleets
 
 from idlegrid.grid.layers.shape import LayerRange
 from idlegrid.grid.layers.windows import windows
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_every_range_that_fits_with_its_rate(fleet):
     capacity, donors = fleet
@@ -21,6 +22,7 @@ def test_every_range_that_fits_with_its_rate(fleet):
         assert found == pytest.approx({r: capacity.tokens_per_second(one, r) for r in every if capacity.fits(one, r)})
 
 
+@settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_with_lengths_the_ends_are_still_there(fleet):
     capacity, donors = fleet
