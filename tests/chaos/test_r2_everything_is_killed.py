@@ -1,0 +1,60 @@
+"""R2: scheduler, workers, dispatcher and HTTP service are killed in turn, again and again; then everything drains."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+from grid_processes import Client, drained, grid
+
+from idlegrid.grid.jobs import JobStatus
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+DRAIN = 30.0
+
+
+async def fault(grid, part, first, every, ends):
+    """Kill one part again and again."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(first)
+    while loop.time() < ends:
+        grid.kill(part)
+        await asyncio.sleep(every * random.uniform(0.8, 1.2))
+
+
+async def test_all_jobs_drain_after_the_last_fault(site, postgres_url, monkeypatch, long):
+    for name, value in {
+        "IDLEGRID_DATABASE_URL": postgres_url,
+        "IDLEGRID_JOBS_LEASE": "4",
+        "IDLEGRID_JOBS_MAX_ATTEMPTS": "20",
+        "IDLEGRID_API_PORT": "0",
+        "IDLEGRID_SCHEDULER_PORT": "0",
+        "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    seconds = 40.0 if long else 18.0
+    async with grid(workers=2) as g:
+        client, stop = Client(g.url), asyncio.Event()
+        clients = [asyncio.create_task(client.keep_on(stop, 0.3, seconds=0.3)) for _ in range(2)]
+        ends = asyncio.get_running_loop().time() + seconds
+        faults = [
+            fault(g, g.scheduler, 4, 8, ends),
+            fault(g, g.workers[0], 2, 6, ends),
+            fault(g, g.workers[1], 5, 6, ends),
+            fault(g, g.dispatcher, 6, 8, ends),
+            fault(g, g.api, 3, 8, ends),
+        ]
+        await asyncio.gather(*faults)
+        stop.set()
+        await asyncio.gather(*clients)
+        took = await drained(g, client.acked, DRAIN)
+        await client.close()
+        jobs = [g.job(job_id) for job_id in client.acked]
+        ended = Counter(attempt.outcome for job in jobs for attempt in g.attempts(job.id))
+        print(f"\nkilled {dict(g.killed)}; {len(jobs)} acked, drained in {took:.1f} s; attempts {dict(ended)}")
+        assert Counter(job.status for job in jobs) == {JobStatus.COMPLETED: len(jobs)}
+        assert ended["completed"] == len(jobs), "no job was completed twice"
+        assert min(g.killed.values()) >= 2
+        assert len(g.killed) == 5
