@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from distributed.core import rpc
@@ -32,6 +32,20 @@ async def serve_worker(address: str, donor: Donor, stop: asyncio.Event, *, drain
     """
     await find(address)
     part = worker_part(address, donor, drain_timeout=drain_timeout, quiet=False)
+    await Supervised(part).run(stop)
+
+
+async def serve_puller(
+    urls: Sequence[str], donor: Donor, token: str, stop: asyncio.Event, *, drain_timeout: float
+) -> None:
+    """One worker process that asks the service at `urls` for jobs, until `stop`. Raises CannotStart: it is refused."""
+    part = Part(
+        f"worker {donor.name}",
+        (sys.executable, "-m", "idlegrid.api.pull_process", *urls),
+        ONE_THREAD | {DONOR: to_variable(donor), "IDLEGRID_API_WORKER_TOKEN": token},
+        grace=drain_timeout + PARTING,
+        quiet=False,
+    )
     await Supervised(part).run(stop)
 
 

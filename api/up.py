@@ -94,9 +94,7 @@ def parts(
         file = ("--config", str(config)) if config is not None else ()
         return (sys.executable, "-m", "idlegrid.api.cli", name, *words, *file)
 
-    # each request on a line is for who keeps logs: a terminal hears of trouble, unless it was told to hear more
-    level = settings.observability.log_level
-    told = places.environment | {"GPU_OBSERVABILITY_LOG_LEVEL": "warning" if level == "info" else level}
+    told = places.environment
     served = [word for model in llms for word in ("--llm", model)]
     workers = [
         worker_part(

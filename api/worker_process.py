@@ -24,7 +24,7 @@ from .parent import tie_to_parent
 
 if TYPE_CHECKING:
     from ..grid.donors import Donor
-    from ..pipelines.dispatch.attempt import Desk
+    from ..pipelines.dispatch.desk import Desk
 
 OUTBOX_PATIENCE = 5.0
 """Seconds that a worker which leaves takes to deliver what is in its outbox; the rest stays on disk."""
@@ -73,7 +73,7 @@ def _orders(words: Sequence[str] | None) -> Orders:
 
 
 async def _work(orders: Orders) -> None:
-    from ..pipelines.dispatch.attempt import desk
+    from ..pipelines.dispatch.desk import desk
     from ..scheduler_plugins.machine import local_donor
     from .agent import find_again, first_of
     from .signals import quiet

@@ -60,6 +60,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(admin.app, name="admin")
 app.add_typer(config.app, name="config")
 worker_app.command("start")(worker.start)
+worker_app.command("pull")(worker.pull)
 
 
 @worker_app.callback()
@@ -75,6 +76,7 @@ def main() -> None:
 
 def worker_main() -> None:
     """Entry point of `gpu-worker`."""
+    tie_to_parent()
     _run(worker_app)
 
 

@@ -60,15 +60,20 @@ class Doors:
         """Say how the attempt ended (JSON). The job's status from then on. Raises Away, Gone or Unfit."""
         return str(self._post(attempt, who, "complete", body, timeout)["status"])
 
-    def next_job(self, api: tuple[str, ...], worker_id: str, token: str, types: list[str], wait: float) -> Any:
-        """Ask for work and wait for it up to `wait` seconds. The document of one attempt, or None. Raises Away."""
+    def next_job(
+        self, api: tuple[str, ...], worker_id: str, token: str, types: list[str], wait: float, region: str
+    ) -> Any:
+        """Ask for work and wait for it up to `wait` seconds. The document of one attempt, or None.
+
+        Raises Away, and PermissionError when this worker is given nothing.
+        """
         path = f"/api/v1/workers/{quote(worker_id, safe='')}/next-job"
         response = self._send(
             api,
             "GET",
             path,
             wait + 10,
-            params={"wait": f"{wait:g}", "types": ",".join(types)},
+            params={"wait": f"{wait:g}", "types": ",".join(types), "region": region},
             headers={"X-Worker-Token": token},
         )
         if response.status_code == 204:

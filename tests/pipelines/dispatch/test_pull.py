@@ -1,0 +1,84 @@
+"""A worker that asks: the same attempts and fences, under its owner's limits, without Dask."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from idlegrid.grid.donors import Donor, Limits
+from idlegrid.grid.jobs import JobStatus
+from idlegrid.grid.store import NewJob
+from idlegrid.pipelines.dispatch.desk import Desk
+from idlegrid.pipelines.dispatch.doors import Doors
+from idlegrid.pipelines.dispatch.outbox import Outbox
+from idlegrid.pipelines.dispatch.pull import Puller, Starts
+
+URL = ("http://127.0.0.1",)
+NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
+
+
+def donor(**limits):
+    return Donor(id="puller", name="puller", supported_types=frozenset({"trial"}), limits=Limits(**limits))
+
+
+@pytest.fixture
+def desk(service, tmp_path):
+    desk = Desk("puller", doors=(doors := Doors(service)), outbox=Outbox(tmp_path / "outbox", doors))
+    yield desk
+    desk.close()
+
+
+def asking(puller):
+    stop = threading.Event()
+    thread = threading.Thread(target=puller.ask_until, args=(stop,))
+    thread.start()
+    return stop, thread
+
+
+def final(service, job_id):
+    seq = 0
+    while not (job := service.store.jobs.get(job_id, with_result=True)).status.final:
+        assert service.store.events.wait(job_id, seq, 60), "nothing happened for a minute"
+        seq = max(event.seq for event in service.store.events.after(job_id, seq))
+    return job
+
+
+def test_it_does_what_it_is_given(service, desk):
+    jobs = [service.store.jobs.accept(NewJob(type="trial", params={"value": n})).job.id for n in range(3)]
+    stop, thread = asking(Puller(donor(max_concurrent_jobs=2), URL, "token", desk))
+    done = [final(service, job_id) for job_id in jobs]
+    stop.set()
+    service.away = True  # so that the question that is held ends
+    thread.join(90)
+    assert not thread.is_alive()
+    assert [(job.status, job.worker_id, job.result["value"]) for job in done] == [
+        (JobStatus.COMPLETED, "puller", n) for n in range(3)
+    ]
+
+
+def test_a_wrong_token_ends_it_with_a_reason(service, desk):
+    puller = Puller(donor(), URL, "wrong", desk)
+    puller.ask_until(threading.Event())
+    assert "gives this worker no work" in str(puller.refused)
+
+
+def test_outside_of_its_hours_it_does_not_ask(service, desk):
+    puller = Puller(donor(working_hours_start=22, working_hours_end=6), URL, "token", desk, now=lambda: NOON)
+    stop, thread = asking(puller)
+    stop.set()
+    thread.join(60)
+    assert "next-job" not in service.asked
+
+
+def test_what_started_within_the_hour_is_counted():
+    starts = Starts()
+    starts.begin(NOON)
+    starts.begin(NOON)
+    starts.end()
+    load = starts.load(NOON)
+    assert (load.running, load.started_last_hour) == (1, 2)
+    assert load.hourly_slot_frees_at == NOON.timestamp() + 3600
+    later = datetime.fromtimestamp(NOON.timestamp() + 3600, UTC)
+    assert starts.load(later).started_last_hour == 0
