@@ -1,4 +1,4 @@
-"""The three moves that every job makes, and that must be cheap. Each database does them its own way."""
+"""The moves that every job makes, and that must be cheap. Each database does them its own way."""
 
 from __future__ import annotations
 
@@ -65,6 +65,17 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """An attempt that a worker process begins."""
+
+    id: str
+    fence: int
+    worker_id: str
+    incarnation: str
+    lease_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A result to be committed."""
 
@@ -86,6 +97,9 @@ class HotMoves(Protocol):
 
     def claim(self, session: Session, wish: Wish) -> Sequence[Row]:
         """Move what is wished for to its holder, in any order."""
+
+    def begin(self, session: Session, begun: Sequence[Beginning]) -> Sequence[Row]:
+        """Bind attempts that are still under their fence and unbound, or bound to the same pair; gives those."""
 
     def complete(self, session: Session, done: Sequence[Completion]) -> Sequence[Row]:
         """Move jobs that are still under their fence and pair to completed; gives those that moved."""

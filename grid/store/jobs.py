@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from .. import job_rules as rules
@@ -14,7 +14,8 @@ from . import moves, reads, removal
 from .accepting import Acceptor
 from .completing import Completer
 from .database import Database, Row
-from .hot import LANES, HotMoves, Wish
+from .grouping import Grouped
+from .hot import LANES, Beginning, HotMoves, Wish
 from .rows import attempt, instant, record, to_json, us
 from .values import Accepted, Attempt, Claim, NewJob, Page, Purged, QueueStats, Renewal
 
@@ -34,6 +35,7 @@ class JobStore:
         self._told = told
         self._acceptor = Acceptor(database, hot, priority_step=priority_step)
         self._completer = Completer(database, hot)
+        self._begin = Grouped(self._begin_all)
 
     def accept(
         self,
@@ -142,7 +144,10 @@ class JobStore:
 
         Raises Stale: the fence is old, the job ended, or another process has begun this attempt.
         """
-        return _renewal(moves.begin(self._database, job_id, fence, worker_id, incarnation, us(lease)))
+        row = self._begin(Beginning(job_id, fence, worker_id, incarnation, us(lease)))
+        if row is None:
+            raise moves.refusal(self._database, job_id, fence, worker_id, incarnation)
+        return _renewal(row)
 
     def renew(
         self,
@@ -245,6 +250,14 @@ class JobStore:
     def expire(self, older_than_seconds: float, limit: int = 1000) -> int:
         """Delete final jobs, with results, attempts and events, that ended so long ago; usage stays. How many."""
         return removal.expire(self._database, us(older_than_seconds), limit)
+
+    def _begin_all(self, items: Sequence[Beginning]) -> Sequence[Row | None]:
+        with self._database.single() as session:
+            rows = {(row["id"], row["worker_id"], row["incarnation"]): row for row in self._hot.begin(session, items)}
+        found = [rows.get((item.id, item.worker_id, item.incarnation)) for item in items]
+        return [
+            row if row is None or row["fence"] == item.fence else None for row, item in zip(found, items, strict=True)
+        ]
 
     def _moved(self, job_id: str, rule: Callable[[JobState, int], JobState]) -> JobRecord:
         """Apply a rule. Raises Stale, also when there is no such job."""

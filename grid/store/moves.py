@@ -12,22 +12,7 @@ from .database import Database, Row, Session
 from .hot import IS_RUNNING
 from .rows import SAME, changes, plain, state
 
-# The two that are frequent are one statement when all is well; only a refusal looks closer.
-BEGIN = f"""
-UPDATE jobs SET lease_until = {{now}} + :lease_us,
-  started_at = COALESCE(started_at, {{now}}), deadline = COALESCE(deadline, {{now}} + timeout_us + {rules.GRACE}),
-  attempts = attempts + CASE WHEN worker_id IS NULL THEN 1 ELSE 0 END,
-  worker_id = :worker_id, incarnation = :incarnation
-WHERE id = :id AND fence = :fence AND {IS_RUNNING}
-  AND (worker_id IS NULL OR (worker_id = :worker_id AND incarnation = :incarnation))
-RETURNING id, fence, worker_id, incarnation, started_at, lease_until, cancel_requested
-"""
-BEGUN = """
-UPDATE attempts SET worker_id = begun.worker_id, incarnation = begun.incarnation, begun_at = begun.started_at
-FROM begun WHERE attempts.job_id = begun.id AND attempts.fence = begun.fence
-"""
-BEGIN_AT_ONCE = f"WITH begun AS ({BEGIN}), tried AS ({BEGUN}) SELECT * FROM begun"
-BEGUN_AFTER = BEGUN.replace("begun WHERE", "jobs AS begun WHERE begun.id = :id AND")
+# Frequent, so it is one statement when all is well; only a refusal looks closer.
 RENEW = f"""
 UPDATE jobs SET lease_until = {{now}} + :lease_us
 WHERE id = :id AND fence = :fence AND {IS_RUNNING}
@@ -58,18 +43,6 @@ WRITE = f"""
 UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in _CHANGED)}
 WHERE id = :id AND fence = :old_fence AND status = :old_status RETURNING *
 """
-
-
-def begin(database: Database, id: str, fence: int, worker_id: str, incarnation: str, lease_us: int) -> Row:  # noqa: A002
-    """Bind an attempt; gives `lease_until` and `cancel_requested`. Raises Stale."""
-    values = {"id": id, "fence": fence, "worker_id": worker_id, "incarnation": incarnation, "lease_us": lease_us}
-    with database.single() as session:
-        row = session.first(BEGIN_AT_ONCE if session.postgres else BEGIN, values)
-        if row is not None and not session.postgres:
-            session.run(BEGUN_AFTER, values)
-    if row is None:
-        raise refusal(database, id, fence, worker_id, incarnation)
-    return row
 
 
 def renew(

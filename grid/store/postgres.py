@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..job_rules import GRACE
 from .database import POSTGRES_NOW, Row, Session
-from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
+from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Beginning, Completion, Wish
 
 CLOCK = f"clock AS MATERIALIZED (SELECT {POSTGRES_NOW} AS now)"
 
@@ -89,6 +89,30 @@ CLAIMS = {
     for bound in (False, True)
 }
 
+BEGIN = f"""
+WITH {CLOCK},
+input AS (
+  SELECT * FROM unnest(:id::text[], :fence::bigint[], :worker_id::text[], :incarnation::text[], :lease_us::bigint[])
+  AS i(id, fence, worker_id, incarnation, lease_us)),
+held AS MATERIALIZED (
+  SELECT jobs.id, input.worker_id, input.incarnation, lease_us FROM jobs JOIN input USING (id, fence)
+  WHERE {IS_RUNNING} AND (jobs.worker_id IS NULL
+    OR (jobs.worker_id = input.worker_id AND jobs.incarnation = input.incarnation))
+  ORDER BY jobs.id FOR UPDATE OF jobs),
+begun AS (
+  UPDATE jobs SET lease_until = (SELECT now FROM clock) + lease_us,
+    started_at = COALESCE(started_at, (SELECT now FROM clock)),
+    deadline = COALESCE(deadline, (SELECT now FROM clock) + timeout_us + {GRACE}),
+    attempts = attempts + (jobs.worker_id IS NULL)::int,
+    worker_id = held.worker_id, incarnation = held.incarnation
+  FROM held WHERE jobs.id = held.id
+  RETURNING jobs.id, fence, jobs.worker_id, jobs.incarnation, started_at, lease_until, cancel_requested),
+tried AS (
+  UPDATE attempts SET worker_id = begun.worker_id, incarnation = begun.incarnation, begun_at = started_at
+  FROM begun WHERE job_id = id AND attempts.fence = begun.fence)
+SELECT * FROM begun
+"""
+
 # Locked in the order of their ids, so that two groups with a job in common never wait for each other in a circle.
 COMPLETE = f"""
 WITH {CLOCK},
@@ -130,6 +154,9 @@ class PostgresMoves:
     def claim(self, session: Session, wish: Wish) -> Sequence[Row]:
         statement = CLAIMS[wish.only is not None, wish.worker_id is not None]
         return session.all(statement, {name: getattr(wish, name) for name in Wish.__slots__})
+
+    def begin(self, session: Session, begun: Sequence[Beginning]) -> Sequence[Row]:
+        return session.all(BEGIN, {name: [getattr(one, name) for one in begun] for name in Beginning.__slots__})
 
     def complete(self, session: Session, done: Sequence[Completion]) -> Sequence[Row]:
         return session.all(COMPLETE, {name: [getattr(one, name) for one in done] for name in Completion.__slots__})

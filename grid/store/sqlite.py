@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..job_rules import GRACE
 from .database import Row, Session
-from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Completion, Wish
+from .hot import COMPLETED, IS_RUNNING, QUEUED, RECLAIMABLE, RUNNING, Acceptance, Beginning, Completion, Wish
 
 ACCEPT = """
 INSERT INTO jobs (id, type, status, priority, region, allow_cross_region, bound_to, timeout_us, client_id, client_ip,
@@ -45,6 +45,19 @@ WHERE id = :id RETURNING *
 TRY = """
 INSERT INTO attempts (job_id, fence, holder, worker_id, incarnation, claimed_at, begun_at)
 SELECT id, fence, holder, worker_id, incarnation, {now}, started_at FROM jobs WHERE id = :id
+"""
+
+BEGIN = f"""
+UPDATE jobs SET lease_until = {{now}} + :lease_us,
+  started_at = COALESCE(started_at, {{now}}), deadline = COALESCE(deadline, {{now}} + timeout_us + {GRACE}),
+  attempts = attempts + (worker_id IS NULL), worker_id = :worker_id, incarnation = :incarnation
+WHERE id = :id AND fence = :fence AND {IS_RUNNING}
+  AND (worker_id IS NULL OR (worker_id = :worker_id AND incarnation = :incarnation))
+RETURNING id, fence, worker_id, incarnation, started_at, lease_until, cancel_requested
+"""
+BEGUN = """
+UPDATE attempts SET worker_id = :worker_id, incarnation = :incarnation, begun_at = :started_at
+WHERE job_id = :id AND fence = :fence
 """
 
 COMPLETE = f"""
@@ -101,6 +114,15 @@ class SqliteMoves:
         session.run(TRY, {"id": picked["id"]})
         session.run(TELL, {"id": picked["id"], "data": RUNNING})
         return row
+
+    def begin(self, session: Session, begun: Sequence[Beginning]) -> Sequence[Row]:
+        rows = []
+        for one in begun:
+            row = session.first(BEGIN, {name: getattr(one, name) for name in Beginning.__slots__})
+            if row is not None:
+                session.run(BEGUN, row)
+                rows.append(row)
+        return rows
 
     def complete(self, session: Session, done: Sequence[Completion]) -> Sequence[Row]:
         completed = []

@@ -96,3 +96,24 @@ def test_without_the_fence_the_zombie_wins(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(sqlite, "COMPLETE", bare)
     monkeypatch.setattr(completing, "_made", lambda *_: True)
     assert race_two_attempts(store, at_once=False)[2] == "old"
+
+
+def test_of_many_processes_one_begins(store: Store):
+    for _ in range(5):
+        job_id = store.jobs.accept(NewJob(type="noop")).job.id
+        store.jobs.claim(types=["noop"], limit=1, lease=60, holder="d")
+        gate = threading.Barrier(10)
+
+        def begin(number: int, job_id: str = job_id, gate: threading.Barrier = gate) -> int | None:
+            gate.wait(60)
+            try:
+                store.jobs.begin(job_id, 1, "w", f"i{number // 2}", 60)
+            except Stale:
+                return None
+            return number // 2
+
+        with ThreadPoolExecutor(10) as pool:
+            winners = [number for number in pool.map(begin, range(10)) if number is not None]
+        assert len(winners) == 2
+        assert store.jobs.get(job_id).incarnation == f"i{winners[0]}" == f"i{winners[1]}"
+        assert store.jobs.get(job_id).attempts == 1
