@@ -7,11 +7,12 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import httpx
 
@@ -20,7 +21,9 @@ from idlegrid.api.supervision import Supervised
 from idlegrid.api.up import Parts, Places, _ready, parts, reserve, running
 from idlegrid.grid.config import load_settings
 from idlegrid.grid.jobs import JobRecord
-from idlegrid.grid.store import Attempt, Store, open_store
+from idlegrid.grid.store import Attempt, Store, StoreUnavailable, open_store
+
+T = TypeVar("T")
 
 DEADLINE = 90.0
 """Seconds after which a test that waits for something has failed."""
@@ -49,12 +52,23 @@ class Grid:
         return True
 
     def job(self, job_id: str) -> JobRecord:
-        found = self.store.jobs.get(job_id, with_result=True)
+        found = patiently(lambda: self.store.jobs.get(job_id, with_result=True))
         assert found is not None, "a job that was accepted is gone"
         return found
 
     def attempts(self, job_id: str) -> list[Attempt]:
-        return self.store.jobs.attempts(job_id)
+        return patiently(lambda: self.store.jobs.attempts(job_id))
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """What the store says, however often the database goes."""
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        try:
+            return read()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
@@ -144,3 +158,54 @@ async def until(condition: Any, within: float = DEADLINE) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+class GridThread:
+    """The same for tests in plain threads: a grid for a whole module."""
+
+    def __init__(self, workers: int) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._context = grid(workers)
+        self.grid: Grid = self._call(self._context.__aenter__())
+        self.http = httpx.Client(base_url=f"{self.grid.url}/api/v1", trust_env=False, timeout=30)
+
+    def _call(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(240)
+
+    def close(self) -> None:
+        self.http.close()
+        self._call(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+    def submit(self, *, job: dict[str, Any] | None = None, **params: Any) -> str:
+        answer = self.http.post("/jobs", json={"type": "trial", "params": params} | (job or {}))
+        assert answer.status_code == 201, answer.text
+        job_id: str = answer.json()["job_id"]
+        return job_id
+
+    def wait(self, condition: Any, within: float = DEADLINE) -> Any:
+        """What the condition gives, once it gives something."""
+        deadline = time.monotonic() + within
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "what was waited for never came"
+            time.sleep(0.02)
+        return found
+
+    def running(self, job_id: str) -> JobRecord:
+        """The job, once a worker has begun it."""
+        return self.wait(lambda: job if (job := self.grid.job(job_id)).worker_id else None)  # type: ignore[no-any-return]
+
+    def final(self, job_id: str) -> JobRecord:
+        return self.wait(lambda: job if (job := self.grid.job(job_id)).status.final else None)  # type: ignore[no-any-return]
+
+    def worker(self, donor_id: str) -> Supervised:
+        return next(part for part in self.grid.workers if part.part.name == f"worker {donor_id}")
+
+    def here(self) -> dict[str, dict[str, Any]]:
+        """The workers that the scheduler knows, by id; none while it is away."""
+        answer = self.http.get("/state").json()
+        return {row["id"]: row for row in (answer["scheduler"] or {"workers": []})["workers"]}
