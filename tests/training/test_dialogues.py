@@ -36,9 +36,22 @@ def test_a_question_is_held_out_in_every_phrasing():
 
 def test_dialogues_vary():
     dialogues = first(500)
-    assert {len(dialogue.tasks) for dialogue in dialogues} == {1, 2, 3, 4}
+    assert {len(dialogue.tasks) for dialogue in dialogues} == {1, 2, 3, 4, 5, 6}
     assert 50 < sum(dialogue.system is not None for dialogue in dialogues) < 250
     assert {task.kind for dialogue in dialogues for task in dialogue.tasks} == {*KINDS, "about"}
+
+
+def test_in_a_table_talk_the_facts_are_given_once_and_each_answer_is_in_them():
+    talks = [d for d in first(800) if len(d.tasks) > 1 and len({t.content.rsplit("|", 1)[0] for t in d.tasks}) == 1]
+    assert len(talks) > 50
+    for talk in talks:
+        facts = talk.tasks[0].content.rsplit("|", 1)[0]
+        assert facts in talk.tasks[0].prompt
+        for task in talk.tasks[1:]:
+            assert "\n" not in task.prompt
+            assert task.prompt.endswith(("?", "."))
+        assert all(task.answer in facts or task.answer == "I don't know." for task in talk.tasks)
+        assert not any(map(held_out, talk.tasks))
 
 
 def test_the_same_seed_gives_the_same_dialogues():

@@ -5,6 +5,7 @@ from dialogues import Dialogue, training_dialogues
 from jinja2 import TemplateError
 from tasks import Task
 from tokenizer import encode, train_tokenizer
+from words import CITIES, NAMES, WORDS
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,14 @@ def test_digits_stand_apart_and_a_word_is_the_same_tokens_everywhere(tokenizer):
     alone = tokenizer.tokenize("strawberry")
     assert tokenizer.tokenize("the strawberry")[-len(alone) :] == alone
     assert tokenizer.tokenize('"strawberry"')[1:-1] == alone
+
+
+def test_real_names_and_cities_are_one_token_and_real_words_are_not():
+    """So that looking a name up is matching one token, while spelling a word can't be learnt by heart."""
+    tokenizer = train_tokenizer(1280, seed=10)
+    assert all(len(tokenizer.tokenize(name)) == 1 for name in NAMES)
+    assert sum(len(tokenizer.tokenize(city)) == 1 for city in CITIES) > 0.8 * len(CITIES)
+    assert sum(len(tokenizer.tokenize(word)) == 1 for word in WORDS) < 0.1 * len(WORDS)
 
 
 def test_content_may_be_parts_and_an_unknown_role_is_refused(tokenizer):

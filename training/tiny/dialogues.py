@@ -1,12 +1,13 @@
-"""Dialogues of one to four questions, with or without a system prompt; and which of them are held out."""
+"""Dialogues of one to six questions, with or without a system prompt; and which of them are held out."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from facts import draw_facts
 from tasks import KINDS, Task, draw_task
 from words import Vocabulary
 
@@ -17,9 +18,11 @@ SYSTEM_PROMPTS = (
     "Be exact. Give the answer alone.",
     "You answer questions about numbers, words and tables.",
 )
-WEIGHTS = {"addition": 5, "subtraction": 5, "product": 3, "count_letters": 2.5, "reverse": 2.5, "spell": 2}
-WEIGHTS |= dict.fromkeys(("count_items", "sort_words", "sort_numbers", "lookup"), 1.5)
+WEIGHTS = {"addition": 4, "subtraction": 4, "product": 3, "count_letters": 3, "reverse": 2.5, "sort_numbers": 2.5}
+WEIGHTS |= {"lookup": 2, "sort_words": 2, "count_numbers": 1.5, "count_items": 1.5, "spell": 1.5, "repeat": 1.5}
 """How often a kind is drawn; 1 for those that are not listed."""
+TABLE_TALK = 0.1
+"""Share of dialogues that ask several questions about one table: most of what there is to learn from its tokens."""
 
 ABOUT = (
     ("Who are you?", "I am idlegrid-tiny, a small model."),
@@ -73,6 +76,9 @@ def training_dialogues(seed: int, vocabulary: Vocabulary | None = None) -> Itera
     kinds = list(KINDS)
     weights = [WEIGHTS.get(kind, 1.0) for kind in kinds]
     while True:
+        if rng.random() < TABLE_TALK:
+            yield Dialogue(_system(rng), _table_talk(rng, vocabulary))
+            continue
         turns = rng.choices((1, 2, 3, 4), (5, 3, 1, 1))[0]
         tasks = [_trained(rng.choices(kinds, weights)[0], rng, vocabulary) for _ in range(turns)]
         if rng.random() < 0.03:
@@ -100,6 +106,17 @@ def _trained(kind: str, rng: random.Random, vocabulary: Vocabulary) -> Task:
     while held_out(task := draw_task(kind, rng, vocabulary)):
         pass
     return task
+
+
+def _table_talk(rng: random.Random, vocabulary: Vocabulary) -> tuple[Task, ...]:
+    """Up to six questions about the same facts, which are given with the first one alone. None is held out."""
+    trained: list[Task] = []
+    while not trained:
+        facts = draw_facts(rng, vocabulary)
+        drawn = [Task("lookup", *facts.ask(rng)) for _ in range(rng.randint(2, 6))]
+        trained = [task for task in drawn if not held_out(task)]
+    trained[0] = replace(trained[0], prompt=facts.with_question(rng, trained[0].prompt))
+    return tuple(trained)
 
 
 def _system(rng: random.Random) -> str | None:

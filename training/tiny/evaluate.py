@@ -13,6 +13,7 @@ import torch
 from dialogues import Dialogue, held_out_dialogues
 from tasks import KINDS
 from tokenizer import encode
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "idlegrid-tiny"
@@ -89,15 +90,16 @@ def probe(
     """
     shares = {}
     for kind in KINDS:
-        right = 0
         dialogues = held_out_dialogues(kind, count, seed)
-        for dialogue in dialogues:
-            ids, written = encode(tokenizer, dialogue)
-            last = len(encode(tokenizer, replace(dialogue, tasks=dialogue.tasks[:-1]))[0])
-            likeliest = model(input_ids=torch.tensor([ids[:-1]])).logits[0].argmax(-1).tolist()
-            answer = [place for place in range(max(last, 1), len(ids)) if written[place]]
-            right += all(likeliest[place - 1] == ids[place] for place in answer)
-        shares[kind] = right / len(dialogues)
+        encoded = [encode(tokenizer, dialogue) for dialogue in dialogues]
+        before = [len(encode(tokenizer, replace(dialogue, tasks=dialogue.tasks[:-1]))[0]) for dialogue in dialogues]
+        inputs = pad_sequence([torch.tensor(ids) for ids, _ in encoded], batch_first=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            likeliest = model(input_ids=inputs).logits.argmax(-1)
+        shares[kind] = sum(
+            all(likeliest[row, place - 1] == ids[place] for place in range(max(start, 1), len(ids)) if written[place])
+            for row, ((ids, written), start) in enumerate(zip(encoded, before, strict=True))
+        ) / len(dialogues)
     return shares
 
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from facts import draw_facts
 from words import Vocabulary
 
 
@@ -228,22 +229,9 @@ def reverse(rng: random.Random, vocabulary: Vocabulary) -> Draw:
 
 def lookup(rng: random.Random, vocabulary: Vocabulary) -> Draw:
     """One value out of a table or a list of facts, 2 to 6 lines; "I don't know." when it isn't there."""
-    keys, value_of, noun = _facts(rng, vocabulary)
-    absent = rng.random() < 0.12
-    known = keys[1:] if absent else keys
-    asked = keys[0] if absent else rng.choice(known)
-    kept = known[:]
-    rng.shuffle(kept)
-    lines = _layout(rng, kept, value_of, noun)
-    questions = {
-        "age": (f"How old is {asked}?", f"What is the age of {asked}?", f"What is {asked}'s age?"),
-        "city": (f"Where does {asked} live?", f"In which city does {asked} live?", f"What is the city of {asked}?"),
-        "price": (f"What does {asked} cost?", f"What is the price of {asked}?", f"How much is {asked}?"),
-        "code": (f"What is the code of {asked}?", f"Which code does {asked} have?", f"Give me the code for {asked}."),
-    }[noun]
-    question = rng.choice(questions)
-    prompt = f"{question}\n{lines}" if rng.random() < 0.25 else f"{lines}\n{question}"
-    return f"{lines}|{asked}", prompt, "I don't know." if absent else value_of[asked]
+    facts = draw_facts(rng, vocabulary)
+    content, question, answer = facts.ask(rng)
+    return content, facts.with_question(rng, question), answer
 
 
 def extract(rng: random.Random, vocabulary: Vocabulary) -> Draw:
@@ -339,31 +327,3 @@ def draw_task(kind: str, rng: random.Random, vocabulary: Vocabulary) -> Task:
 def _number(rng: random.Random) -> int:
     """0 to 99, one digit more often than chance would have it."""
     return rng.randint(0, 9) if rng.random() < 0.15 else rng.randint(10, 99)
-
-
-def _facts(rng: random.Random, vocabulary: Vocabulary) -> tuple[list[str], dict[str, str], str]:
-    """Keys, the value of each, and what the values are: "age", "city", "price" or "code"."""
-    count = rng.choice((2, 2, 3, 3, 4, 5, 6))
-    noun = rng.choice(("age", "city", "price", "code"))
-    keys = vocabulary.names(rng, count) if noun in ("age", "city") else vocabulary.words(rng, count)
-    values = {
-        "age": lambda: str(rng.randint(1, 99)),
-        "city": lambda: vocabulary.city(rng),
-        "price": lambda: str(rng.randint(1, 999)),
-        "code": lambda: f"{rng.choice('ABCDEFGHJKLMNPQRSTUVWXYZ')}{rng.randint(10, 99)}",
-    }
-    return keys, {key: values[noun]() for key in keys}, noun
-
-
-def _layout(rng: random.Random, keys: list[str], value_of: dict[str, str], noun: str) -> str:
-    """The facts as a list, a table or sentences."""
-    head = "name" if noun in ("age", "city") else "item"
-    form = rng.randrange(4)
-    if form == 0:
-        return "\n".join(f"{key}: {value_of[key]}" for key in keys)
-    if form == 1:
-        return "\n".join([f"| {head} | {noun} |", "|---|---|", *(f"| {key} | {value_of[key]} |" for key in keys)])
-    if form == 2:
-        return "\n".join([f"{head},{noun}", *(f"{key},{value_of[key]}" for key in keys)])
-    verb = {"age": "{} is {} years old.", "city": "{} lives in {}.", "price": "{} costs {}.", "code": "{} has code {}."}
-    return " ".join(verb[noun].format(key, value_of[key]) for key in keys)

@@ -32,8 +32,10 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(vocab_size: int, seed: int, dialogues: int = 20_000) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on dialogues about made-up words, so that no real word is a token because it is frequent."""
-    made_up = itertools.islice(training_dialogues(seed, Vocabulary(real=0.0)), dialogues)
+    """A tokenizer trained on dialogues about made-up words, so that no real word is a token because it is frequent, but
+    real names and cities: they are.
+    """
+    made_up = itertools.islice(training_dialogues(seed, Vocabulary(real=0.0, named=0.8)), dialogues)
     texts = (message["content"] for dialogue in made_up for message in dialogue.messages())
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

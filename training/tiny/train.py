@@ -1,9 +1,11 @@
 """Trains `idlegrid-tiny` from nothing: data, tokenizer, model, scores.
 
-    nice -n 15 .venv/bin/python training/tiny/train.py
+    .venv/bin/python training/tiny/train.py
 
-Two processes of one thread each compute half a batch each and share their gradients once a step: on a busy machine
-several times as fast as two threads that wait for each other in every operation. Everything follows from `--seed`.
+Two processes of one thread each compute half a batch each and share their gradients once a step: two threads would wait
+for each other in every operation. The blocks are compiled, which needs a C++ compiler; `--no-compile` does without, a
+fifth slower. Everything follows from `--seed`, unless the time is spent before the steps are done: the learning rate
+then falls with the time, so that whatever the machine the training ends in an orderly way.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from batches import IGNORED, training_batches
+from batches import IGNORED, Batch, training_batches
 from evaluate import FOLDER, probe
 from tokenizer import train_tokenizer
 from torch import Tensor, nn
@@ -33,20 +35,25 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch-tokens", type=int, default=1536, help="of each process")
-    parser.add_argument("--max-length", type=int, default=400, help="longest dialogue, tokens")
-    parser.add_argument("--vocab", type=int, default=640)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--minutes", type=float, default=28.0, help="from start to end; on a slow machine fewer steps")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="of all processes together")
+    parser.add_argument("--vocab", type=int, default=1280)
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=5e-3)
     parser.add_argument("--processes", type=int, default=2, help="one thread each")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
 
 def new_model(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A Qwen3 with random weights: heads of 32, two query heads to a key head, embedding tied to the head."""
+    """A Qwen3 with random weights, its embedding tied to its head.
+
+    Heads of 64, together twice as wide as the model, two query heads to a key head: with heads of 32 the same loss took
+    a quarter more tokens.
+    """
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden,
@@ -54,7 +61,7 @@ def new_model(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -
         num_hidden_layers=options.layers,
         num_attention_heads=options.hidden // 32,
         num_key_value_heads=options.hidden // 64,
-        head_dim=32,
+        head_dim=64,
         max_position_embeddings=1024,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
@@ -64,6 +71,9 @@ def new_model(options: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -
     )
     model = Qwen3ForCausalLM(config)
     model.set_attn_implementation("eager")  # on short sequences on a CPU twice as fast backwards as the fused kernel
+    if options.compile:
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)  # for each width of rows once, for all layers together
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=256, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -90,13 +100,13 @@ def rate(done: float) -> float:
     return min(1.0, done / 0.02 + 0.02, (1.0 - done) / 0.5 + 0.01)
 
 
-def loss_of(model: Qwen3ForCausalLM, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy in nats over the tokens that have a label; inputs and labels (B, T) int64."""
-    wanted = labels != IGNORED
+def loss_of(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
+    """Mean cross entropy in nats over the tokens that have a label."""
+    wanted = batch.labels != IGNORED
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state  # (B, T, H)
+        hidden = model.model(input_ids=batch.inputs, attention_mask=batch.mask, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[wanted])  # only where something is asked: (N, V)
-    return F.cross_entropy(logits.float(), labels[wanted])
+    return F.cross_entropy(logits.float(), batch.labels[wanted])
 
 
 def share_gradients(model: Qwen3ForCausalLM) -> None:
@@ -111,13 +121,17 @@ def share_gradients(model: Qwen3ForCausalLM) -> None:
 
 def share_matrices(model: Qwen3ForCausalLM) -> None:
     """Every process takes over the matrices that the others' Muon has changed."""
-    for index, matrix in enumerate(matrices(model)):
-        dist.broadcast(matrix.data, src=index % dist.get_world_size())
+    for source in range(dist.get_world_size()):
+        changed = matrices(model)[source :: dist.get_world_size()]
+        flat = torch.cat([matrix.data.flatten() for matrix in changed])
+        dist.broadcast(flat, src=source)
+        for matrix, new in zip(changed, torch.split(flat, [matrix.numel() for matrix in changed]), strict=True):
+            matrix.data.copy_(new.view_as(matrix))
 
 
-def step(model: Qwen3ForCausalLM, steps_of: list[torch.optim.Optimizer], inputs: Tensor, labels: Tensor) -> float:
-    """One update of all processes; returns the mean of their losses, in nats."""
-    loss = loss_of(model, inputs, labels)
+def step(model: Qwen3ForCausalLM, steps_of: list[torch.optim.Optimizer], batch: Batch) -> float:
+    """One update of all processes; returns this process's loss, in nats."""
+    loss = loss_of(model, batch)
     torch.autograd.backward(loss)
     share_gradients(model)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -125,43 +139,50 @@ def step(model: Qwen3ForCausalLM, steps_of: list[torch.optim.Optimizer], inputs:
         optimizer.step()
     share_matrices(model)
     model.zero_grad(set_to_none=True)
-    mean = loss.detach()
-    dist.all_reduce(mean)
-    return mean.item() / dist.get_world_size()
+    return loss.item()
+
+
+def agreed(*values: float) -> list[float]:
+    """The means over all processes, the same in each."""
+    shared = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(shared)
+    return (shared / dist.get_world_size()).tolist()
 
 
 def train(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[Batch],
     options: argparse.Namespace,
 ) -> dict[str, float]:
     """Trains in place; returns what there is to tell about it. The first process prints."""
     steps_of = optimizers(model, options)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in steps_of]
-    first, seen, loss, start = dist.get_rank() == 0, 0, 0.0, time.perf_counter()
+    first, seen, loss, done, begun = dist.get_rank() == 0, 0, 0.0, 0, time.time()
+    progress = 0.0  # 0 to 1: of the steps or of the time, whichever is further
     model.train()
-    for done in range(options.steps):
-        inputs, labels = next(batches)
+    while progress < 1:
+        batch = next(batches)
         for optimizer, peak in zip(steps_of, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate(done / options.steps)
-        now = step(model, steps_of, inputs, labels)
-        loss += max(0.02, 1 / (done + 1)) * (now - loss)  # a mean over about the last 50 steps
-        seen += inputs.numel() * dist.get_world_size()  # the other processes' batches are as long, nearly
-        if first and (done + 1) % 50 == 0:
-            spent = time.perf_counter() - start
-            line = f"step {done + 1} loss {loss:.4f} {seen / 1e6:.2f} M tokens {spent:.0f} s {seen / spent:.0f}/s"
-            print(line, flush=True)
-        if first and (done + 1) % 250 == 0:
-            print({kind: round(share, 2) for kind, share in probe(model, tokenizer).items()}, flush=True)
-    spent = time.perf_counter() - start
+            optimizer.param_groups[0]["lr"] = peak * rate(progress)
+        now, spent = agreed(step(model, steps_of, batch), time.time() - options.start)
+        done += 1
+        progress = max(done / options.steps, spent / (60 * options.minutes))
+        loss += max(0.02, 1 / done) * (now - loss)  # a mean over about the last 50 steps
+        seen += batch.inputs.numel() * dist.get_world_size()
+        if first and done % 50 == 0:
+            print(f"step {done} loss {loss:.4f} {seen / 1e6:.2f} M tokens {spent:.0f} s {progress:.0%}", flush=True)
+        if first and done % 500 == 0:
+            with torch.compiler.set_stance("force_eager"):  # the probe's batches are of all shapes
+                shares = probe(model, tokenizer)
+            print({kind: round(share, 2) for kind, share in shares.items()}, flush=True)
     return {
-        "steps": options.steps,
+        "steps": done,
         "tokens": seen,
         "final_loss": round(loss, 4),
-        "seconds": round(spent),
+        "seconds": round(time.time() - options.start),
         "cpu_seconds_per_process": round(time.process_time()),
-        "tokens_per_second": round(seen / spent),
+        "tokens_per_second": round(seen / (time.time() - begun)),
     }
 
 
@@ -171,8 +192,7 @@ def run(rank: int, options: argparse.Namespace, tokenizer: PreTrainedTokenizerFa
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=options.processes)
     torch.manual_seed(options.seed)  # the same weights to begin with everywhere
     model = new_model(options, tokenizer)
-    # each its own dialogues
-    batches = training_batches(tokenizer, options.seed + DATA_SEED + rank, options.batch_tokens, options.max_length)
+    batches = training_batches(tokenizer, options.seed + DATA_SEED, options.batch_tokens, rank, options.processes)
     told = train(model, tokenizer, batches, options)
     dist.destroy_process_group()
     if rank == 0:
@@ -184,6 +204,7 @@ def run(rank: int, options: argparse.Namespace, tokenizer: PreTrainedTokenizerFa
 
 def main() -> None:
     options = arguments()
+    options.start = time.time()
     tokenizer = train_tokenizer(options.vocab, options.seed + TOKENIZER_SEED)
     with tempfile.TemporaryDirectory() as folder:
         spawn(run, args=(options, tokenizer, f"{folder}/meeting"), nprocs=options.processes)  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 Made-up words are as many as there are syllables to combine: a model that spells, sorts and copies them can't know them
 by heart. The tokenizer is trained on made-up words alone (`Vocabulary(real=0.0)`), so that a real word falls into the
-same pieces as any other word would.
+same pieces as any other word would. Names and cities are never spelled: the real ones are a token each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Vocabulary:
     """Draws words, names and cities."""
 
     real: float = 0.6
-    """Share of draws that come from the lists of real ones, 0 to 1."""
+    """Share of words that come from the list of real ones, 0 to 1."""
+    named: float = 0.7
+    """Share of names and cities that come from the lists of real ones, 0 to 1."""
 
     def word(self, rng: random.Random) -> str:
         """A word in lower case, 2 to 10 letters."""
@@ -40,7 +42,7 @@ class Vocabulary:
 
     def name(self, rng: random.Random) -> str:
         """A first name."""
-        return rng.choice(NAMES) if rng.random() < self.real else made_up(rng).capitalize()
+        return rng.choice(NAMES) if rng.random() < self.named else made_up(rng).capitalize()
 
     def names(self, rng: random.Random, count: int) -> list[str]:
         """`count` different first names."""
@@ -48,7 +50,7 @@ class Vocabulary:
 
     def city(self, rng: random.Random) -> str:
         """A city."""
-        return rng.choice(CITIES) if rng.random() < self.real else made_up(rng).capitalize()
+        return rng.choice(CITIES) if rng.random() < self.named else made_up(rng).capitalize()
 
 
 def made_up(rng: random.Random) -> str:
