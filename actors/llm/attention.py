@@ -184,8 +184,10 @@ class Chunk:
             key, value = own[:, heads : heads + kv_heads], own[:, heads + kv_heads :]
         else:
             key, value = pages.read(layer, self.blocks)[:context].unbind(1)
-        wide = (kv_heads, groups, context, shape.head_dim)
         plain = window is None or context <= window
+        if plain and qkv.dtype is torch.bfloat16 and qkv.device.type == "cpu":
+            return tiled(own[:, :heads], key, value)
+        wide = (kv_heads, groups, context, shape.head_dim)
         mixed = functional.scaled_dot_product_attention(
             own[:, :heads].view(length, kv_heads, groups, -1).permute(1, 2, 0, 3),  # (kv_heads, groups, n, D)
             key.transpose(0, 1)[:, None].expand(wide),
@@ -203,6 +205,34 @@ class Chunk:
             mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
             self.masks[window] = mask
         return mask
+
+
+TILE = 128
+"""Queries of a tile: fewer make the products small, more make them compute what is hidden."""
+
+
+def tiled(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Causal attention of the last positions as plain products: (n, heads · D).
+
+    Query (n, heads, D), key and value (context, kv_heads, D); the queries are the last n of the context. Two to three
+    times as fast as SDPA in bf16 on a CPU, which works in fp32 there; with the roundings of transformers' own (eager).
+    """
+    length, heads, size = query.shape
+    context, kv_heads, _ = key.shape
+    keys = key.transpose(0, 1).contiguous().transpose(1, 2)  # (kv_heads, D, context); copied once for all tiles
+    values = value.transpose(0, 1).contiguous()
+    grouped = (query * size**-0.5).view(length, kv_heads, -1, size).permute(1, 2, 0, 3)  # (kv_heads, groups, n, D)
+    mixed = query.new_empty((length, kv_heads, heads // kv_heads, size))
+    for begin in range(0, length, TILE):
+        end = min(begin + TILE, length)
+        seen = context - length + end
+        tile = grouped[:, :, begin:end].reshape(kv_heads, -1, size)
+        scores = torch.matmul(tile, keys[..., :seen]).view(kv_heads, -1, end - begin, seen)
+        hidden = scores.new_full((end - begin, end - begin), -torch.inf).triu_(1)
+        scores[..., seen - (end - begin) :] += hidden
+        weighted = torch.matmul(scores.softmax(-1).view(kv_heads, -1, seen), values[:, :seen])
+        mixed[begin:end] = weighted.view(kv_heads, -1, end - begin, size).permute(2, 0, 1, 3)
+    return mixed.view(length, heads * size)
 
 
 def hidden_keys(positions: torch.Tensor, context: int, window: int | None) -> torch.Tensor:

@@ -65,11 +65,12 @@ class Detokenizer:
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
         """The end of the prompt, back to where a character begins for sure."""
-        visible = self._visible(prompt)
-        start = max(0, len(visible) - _CONTEXT)
-        while start and visible[start] in self._traits.bytes:
-            start -= 1
-        return visible[start:]
+        context: list[int] = []
+        for token in reversed(prompt):
+            context += self._visible((token,))
+            if len(context) >= _CONTEXT and context[-1] not in self._traits.bytes:
+                break
+        return context[::-1]
 
     def _settled(self) -> int:
         """How much of the window to decode: less a run of byte tokens, which are decoded, or replaced, as a whole."""

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from idlegrid.actors.llm.attention import CpuAttention
+from idlegrid.actors.llm.attention import TILE, CpuAttention, tiled
 from idlegrid.actors.llm.kv import Pages
 from idlegrid.actors.llm.layout import lay_out
 from idlegrid.actors.llm.mirror import Mirror
@@ -89,3 +89,34 @@ def test_mixed_steps_equal_the_definition(seed, make, window, tiny_shape):
         attend = attention.begin(plan, lay_out(plan, BLOCK, torch.device("cpu")))
         for layer, qkv in enumerate(sequences.qkv(batch, lengths)):
             torch.testing.assert_close(attend(layer, qkv), sequences.expected(batch, lengths, layer))
+
+
+@pytest.mark.parametrize("before", [0, 5, 200])
+@pytest.mark.parametrize("length", [1, TILE - 1, TILE, TILE + 1, 2 * TILE + 40])
+def test_tiles_equal_the_definition(length, before, tiny_shape):
+    torch.manual_seed(length)
+    shape, names = tiny_shape(windows=(None, None)), ["one"]
+    sequences = Sequences(shape, random.Random(0))
+    sequences.begin("one", ())
+    if before:
+        sequences.qkv(names, [before])
+    sequences.qkv(names, [length])
+    heads, kv_heads, known = shape.heads, shape.kv_heads, sequences.history["one"][1][0]
+    mixed = tiled(known[before:, :heads], known[:, heads : heads + kv_heads], known[:, heads + kv_heads :])
+    torch.testing.assert_close(mixed, sequences.expected(names, [length], 0))
+
+
+def test_chunks_in_bfloat16_go_by_tiles_and_are_near(tiny_shape, monkeypatch):
+    torch.manual_seed(0)
+    shape, taken = tiny_shape(windows=(None, 13)), []
+    monkeypatch.setattr("idlegrid.actors.llm.attention.tiled", lambda *args: taken.append(args) or tiled(*args))
+    pages = Pages(shape, range(2), BLOCKS, BLOCK, torch.bfloat16, torch.device("cpu"))
+    attention, sequences = dense(0)(pages, shape), Sequences(shape, random.Random(0))
+    sequences.begin("one", tuple(range(40)))
+    for step, length in enumerate((150, 90)):
+        plan = Plan(step, (sequences.span("one", length),))
+        attend = attention.begin(plan, lay_out(plan, BLOCK, torch.device("cpu")))
+        for layer, qkv in enumerate(sequences.qkv(["one"], [length])):
+            mixed, right = attend(layer, qkv.bfloat16()), sequences.expected(["one"], [length], layer)
+            torch.testing.assert_close(mixed.double(), right, atol=0.03, rtol=0.03)
+    assert len(taken) == 2  # the layer without a window
