@@ -16,6 +16,8 @@ from .errors import GridError, Refused, Unavailable, WaitTimedOut
 from .retry import BUSY, pause, retry_after
 from .wire import Wire
 
+STILL_RUNNING = "still_running"
+"""Code of the 504 that says that the job has not ended yet: nothing is wrong with the service."""
 LEAST = 0.001
 """Seconds: httpx takes no timeout that is over already."""
 
@@ -72,18 +74,21 @@ class Asking:
     """How long a call is tried again while the service is away or busy, in s."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    async def ask(self, method: str, path: str, course: Tries | None = None, **parts: Any) -> Any:
-        """The JSON of the answer. `parts` as of httpx. Raises Refused, Unavailable, WaitTimedOut."""
+    async def ask(self, method: str, path: str, course: Tries | None = None, *, held: float = 0.0, **parts: Any) -> Any:
+        """The JSON of the answer, which the service may hold back for `held` s. `parts` as of httpx.
+
+        Raises Refused, Unavailable, WaitTimedOut.
+        """
         course = course or tries()
         while True:
-            response = await self._once(method, path, course, **parts)
+            response = await self._once(method, path, course, self.timeout + held, **parts)
             if response is not None:
                 return _json(response)
             await self.pause(course)
 
     async def open(self, path: str, course: Tries, *, idle: float, **parts: Any) -> httpx.Response | None:
         """An answer whose body comes bit by bit, at most `idle` s apart. None: not now. Raises Refused."""
-        return await self._once("GET", path, course, idle=idle, **parts)
+        return await self._once("GET", path, course, idle, stream=True, **parts)
 
     async def pause(self, course: Tries) -> None:
         """Wait before the next try. Raises Unavailable or WaitTimedOut when there must be none."""
@@ -96,16 +101,16 @@ class Asking:
         await self.wire.sleep(max(0.0, min(seconds, course.ends - now)))
 
     async def _once(
-        self, method: str, path: str, course: Tries, *, idle: float | None = None, **parts: Any
+        self, method: str, path: str, course: Tries, silence: float, *, stream: bool = False, **parts: Any
     ) -> httpx.Response | None:
-        """One try: an answer that counts, or None with the trouble noted in `course`. `idle`: leave the body unread."""
+        """One try: an answer that counts, or None with the trouble in `course`. `stream`: its body is not read."""
         left = max(LEAST, course.ends - time.monotonic())
-        timeout = httpx.Timeout(min(self.timeout, left), read=min(idle or self.timeout, left))
+        timeout = httpx.Timeout(min(self.timeout, left), read=min(silence, left))
         headers = {**self.headers, **parts.pop("headers", {})}
         try:
             request = self.wire.build(method, path, timeout=timeout, headers=headers, **parts)
-            response = await self.wire.send(request, stream=idle is not None)
-            if idle is not None and not response.is_success:
+            response = await self.wire.send(request, stream=stream)
+            if stream and not response.is_success:
                 await self.wire.read(response)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
             raise GridError(f"{self.base}{path} can't be asked: {error}") from error
@@ -113,11 +118,11 @@ class Asking:
             course.trouble, course.asked = words(error), None
             return None
         if response.is_success:
-            if idle is None:
+            if not stream:
                 course.alive = time.monotonic()
             return response
         refusal = refusal_in(response)
-        if response.status_code not in BUSY:
+        if response.status_code not in BUSY or refusal.code == STILL_RUNNING:
             raise refusal
         course.trouble = str(refusal)
         course.asked = retry_after(response.headers.get("retry-after"), datetime.now(UTC))

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import httpx
 
 from . import media
-from .asking import Asking, Tries, tries, words
-from .errors import GridError, JobFailed
+from .asking import STILL_RUNNING, Asking, Tries, tries, words
+from .errors import GridError, JobFailed, Refused
 from .options import JobOptions
 from .results import Completion, Embeddings, Image, ImageAnswer, Transcription
 from .sse import Decoder, Message
@@ -26,6 +26,8 @@ T = TypeVar("T")
 API = "/api/v1"
 IDLE = 40.0
 """Seconds of silence after which a stream of events counts as broken: the service says something every 15."""
+HELD = 20.0
+"""Seconds for which the service may hold back the answer to who waits for a job: proxies cut off what is longer."""
 SETTLED = 1.0
 """Seconds after which a connection that brings nothing but signs of life counts as a good one."""
 
@@ -158,10 +160,7 @@ class Calls:
 
         Tried again with the same idempotency key, so that a lost answer makes no second job.
         """
-        key = options.pop("idempotency_key", None) or uuid.uuid4().hex
-        body = {"type": type, "params": params, **options}
-        document = await self._asking.ask("POST", f"{API}/jobs", json=body, headers={"Idempotency-Key": key})
-        return Submitted.of({"type": type, **document})
+        return Submitted.of(await self._asking.ask("POST", f"{API}/jobs", **_request(type, params, options)))
 
     async def job(self, job: str | Job) -> Job:
         """The job as it stands now, with its result once it has one."""
@@ -172,9 +171,8 @@ class Calls:
         course = tries(_id(job), timeout)
         while True:
             async with aclosing(self._connection(_id(job), 0, course)) as events:
-                async for event in events:
-                    if event.final:
-                        break
+                async for _ in events:
+                    pass  # to the end of the stream, which comes with the job's: so the connection can be used again
             found = Job.of(await self._asking.ask("GET", _path(job), course))
             if found.status.final:
                 return found
@@ -193,12 +191,13 @@ class Calls:
         """
         course = tries(_id(job), timeout)
         while True:
+            ended = False
             async with aclosing(self._connection(_id(job), after, course)) as events:
                 async for event in events:
-                    after = event.seq
+                    after, ended = event.seq, event.final
                     yield event
-                    if event.final:
-                        return
+            if ended:
+                return
             if not course.trouble and (await self.job(job)).status.final:
                 return  # its events are older than the service keeps them, or `after` is the last
             await self._asking.pause(course)
@@ -233,7 +232,19 @@ class Calls:
         wait: float | None,
         options: JobOptions,
     ) -> Mapping[str, Any]:
-        job = await self.wait(await self.submit(type, _given(params), **options), timeout=wait)
+        """In one request where the job is short; a longer one is waited for."""
+        begun = time.monotonic()
+        held = HELD if wait is None else max(0.001, min(HELD, wait))
+        request = _request(type, _given(params), options)
+        try:
+            job = Job.of(
+                await self._asking.ask("POST", f"{API}/jobs/sync", held=held, params={"timeout": held}, **request)
+            )
+        except Refused as refusal:
+            if refusal.code != STILL_RUNNING:
+                raise
+            left = None if wait is None else wait - (time.monotonic() - begun)
+            job = await self.wait(refusal.problem["job_id"], timeout=left)
         if job.result is None:
             raise JobFailed(job)
         return job.result
@@ -269,6 +280,13 @@ class Calls:
             course.trouble = words(error)
         finally:
             await asking.wire.end(response)
+
+
+def _request(type: str, params: Mapping[str, Any], options: JobOptions) -> dict[str, Any]:
+    """A submission as httpx takes it, under a key that all its tries have in common."""
+    body: dict[str, Any] = {"type": type, "params": params, **options}
+    key = body.pop("idempotency_key", None) or uuid.uuid4().hex
+    return {"json": body, "headers": {"Idempotency-Key": key}}
 
 
 def _event(message: Message) -> Event | None:

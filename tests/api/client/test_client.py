@@ -64,7 +64,7 @@ class Service:
 
 def ends_with(result, **fields):
     """A service whose job ends so."""
-    return Service(QUEUED, httpx.Response(200, content=FINAL), DONE | {"result": result} | fields)
+    return Service(DONE | {"result": result} | fields)
 
 
 async def test_a_submitted_job(connect):
@@ -216,10 +216,20 @@ async def test_retry_after_is_kept(connect):
 
 
 async def test_a_job_that_ends_without_a_result(connect):
-    service = Service(QUEUED, httpx.Response(200, content=FINAL), DONE | {"status": "failed", "error": "poisoned"})
+    service = Service(DONE | {"status": "failed", "error": "poisoned"})
     with pytest.raises(JobFailed, match="llm job j1 ended as failed: poisoned") as failure:
         await connect(service).call("chat", "x")
     assert failure.value.job.status is JobStatus.FAILED
+
+
+async def test_a_long_job_is_waited_for(connect):
+    result = {"response": "4", "finish_reason": "stop", "usage": USAGE}
+    running = problem(504, "still_running")
+    running = httpx.Response(504, json=running.json() | {"job_id": "j1"})
+    service = Service(running, httpx.Response(200, content=FINAL), DONE | {"result": result})
+    assert (await connect(service).call("chat", "2 + 2?", wait=60)).response == "4"
+    assert [request.url.path.removeprefix("/api/v1/jobs/") for request in service.asked] == ["sync", "j1/events", "j1"]
+    assert float(service.asked[0].url.params["timeout"]) == 20
 
 
 async def test_waiting_goes_on_through_breaks_and_asks_the_job_itself(connect):
