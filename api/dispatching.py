@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -31,6 +32,7 @@ async def serve_dispatcher(address: str, settings: Settings, stop: asyncio.Event
         )
         dispatcher = Dispatcher(store, address, terms, say=say)
         watchdog(lambda: dispatcher.ticks)
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is told by us, in a line
         say(f"dispatching for {address}")
         await dispatcher.run(stop)
 

@@ -37,6 +37,7 @@ _NOISE = (
     ("distributed.worker", "Compute Failed"),  # the exception goes to whoever waits for the task
     ("distributed.worker", "Failed to communicate with scheduler during heartbeat"),  # it is gone, and that is told
     ("distributed.worker", "Scheduler was unaware of this worker"),
+    ("distributed.worker.state_machine", "Async instruction"),  # of a task that was cancelled with its worker
     ("distributed.nanny", "Worker process died unexpectedly"),  # two threads of a worker that ends race for a last word
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from ..grid.config import Settings
 from ..grid.config.service import Scheduler as Place
@@ -16,12 +17,18 @@ async def serve_scheduler(settings: Settings, stop: asyncio.Event, say: Say) -> 
     """A scheduler with our plugins, until `stop`. Raises CannotStart when its port is taken."""
     place = settings.scheduler
     check_free(place.host, place.port, "--port or IDLEGRID_SCHEDULER_PORT")
+    logging.getLogger("distributed.scheduler").addFilter(_is_news)
     async with GridScheduler(
         host=place.host, port=place.port, dashboard=True, dashboard_address=_dashboard_address(place, say)
     ) as scheduler:
         say(f"scheduler at {scheduler.address}")
         say(f"page      at {page_at(scheduler)}")
         await stop.wait()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that a job's worker died, in a count that is not the job's: the job's own attempts tell it."""
+    return "marked as failed because" not in str(record.msg)
 
 
 def _dashboard_address(place: Place, say: Say) -> str:

@@ -105,7 +105,7 @@ class LlmJobType:
         return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: LlmParams, context: RunContext = ALONE) -> LlmResult:
-        """Generate in this process with its resident engine; `context.tokens` hears the text as it comes.
+        """Generate in this process with its resident engine; with `stream`, `context.tokens` hears the text on the way.
 
         Raises Cancelled (the engine has given the request up), RequestRefused, GenerationFailed, EngineClosed.
         """
@@ -115,7 +115,8 @@ class LlmJobType:
         messages = None if params.messages is None else [message.model_dump() for message in params.messages]
         prompt = encoded(resident.engine, messages, params.prompt)
         request = Request(id=uuid.uuid4().hex, prompt=prompt, sampling=params.sampling())
-        done = _followed(resident.start(resident.answer(request, context.tokens)), context)
+        tell = context.tokens if params.stream else None
+        done = _followed(resident.start(resident.answer(request, tell)), context)
         return LlmResult.model_validate(
             {
                 "response": done.text,

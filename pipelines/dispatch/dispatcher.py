@@ -39,8 +39,9 @@ from .link import Link, LinkLost, linked
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-IDLE = 0.02
-"""Seconds between two looks at a queue that is empty."""
+IDLE_FIRST, IDLE_MOST = 0.01, 0.04
+"""Seconds between two looks at a queue that is empty: one that was not a moment ago is looked at more often."""
+MOMENT = 2.0
 BUSY = 0.25
 """Seconds between two looks while nothing can be started, or nothing happens."""
 BEGIN_WITHIN = 6.0
@@ -102,7 +103,7 @@ class Dispatcher:
         self._rests: dict[str, float] = {}
         self._suspects: dict[str, float] = {}
         self._silent_starts = 0
-        self._swept = self._expired = float("-inf")
+        self._swept = self._expired = self._claimed_at = float("-inf")
         self.ticks = 0
         """Grows while it works: a watchdog looks at it."""
 
@@ -159,7 +160,8 @@ class Dispatcher:
         await self._look_after_flights(link)
         await self._housekeeping()
         if not await self._anything_waits():
-            return IDLE
+            idle_for = asyncio.get_running_loop().time() - self._claimed_at
+            return IDLE_FIRST if idle_for < MOMENT else IDLE_MOST
         state = self._trusted(await link.state())
         if not await link.prove(state):
             return BUSY
@@ -167,7 +169,10 @@ class Dispatcher:
         claimed = 0
         for group in groups(state, job_types(), in_flight):
             claimed += await self._claim(link, group, state)
-        return 0.0 if claimed else BUSY
+        if not claimed:
+            return BUSY
+        self._claimed_at = asyncio.get_running_loop().time()
+        return 0.0
 
     def _trusted(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """The grid without the workers that did not begin what they were given a moment ago."""

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 LETTER, MARK = ".letter", ".mark"
 PATIENCE = 20.0
 """Seconds that the service has to take a letter: a result may be large."""
-RETRY_FIRST, RETRY_MOST = 0.2, 5.0
+RETRY_FIRST, RETRY_MOST = 0.2, 2.0
 """Seconds between two tries while the service is away."""
 
 

@@ -3,7 +3,7 @@
 ::
 
     begin ──► run(params, context) ──────────────► complete ──► (away?) outbox
-      └─ heart: a sign of life every lease/3; hears of cancellation; is the judge of whether the lease still holds
+      └─ heart: a sign of life every lease/3 or sooner; hears of cancellation; judges whether the lease still holds
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 Clock = Callable[[], float]
 TRUST = 0.8
 """Share of a lease after which a worker that heard nothing takes it for lost, by its own monotonic clock."""
+HEAR_EVERY = 3.0
+"""Seconds between two signs of life at most, however long the lease: so soon a cancellation is heard of."""
 MOST_SILENCE = 10.0
 """Seconds that one sign of life may take to be answered."""
 TOKENS_EVERY = 0.1
@@ -124,7 +126,7 @@ class Heart:
 
     def _beat(self) -> None:
         while not self._ended.is_set():
-            self._wake.wait(self._lease / 3)
+            self._wake.wait(min(self._lease / 3, HEAR_EVERY))
             if self._wake.is_set() and not self._ended.is_set():
                 self._ended.wait(TOKENS_EVERY)
             self._wake.clear()

@@ -85,7 +85,7 @@ def test_a_cancelled_job_stops_in_the_engine_and_gives_its_blocks_back(language_
 
     context = RunContext(cancelled=lambda: len(told) > 3, tokens=slowly)
     load = llm_engine(folder).engine.load
-    params = LlmParams(model=folder, prompt="Hello", max_tokens=200, temperature=1.5, seed=1)
+    params = LlmParams(model=folder, prompt="Hello", max_tokens=200, temperature=1.5, seed=1, stream=True)
     with pytest.raises(Cancelled):
         JOB_TYPE.run(params, context)
     deadline = time.monotonic() + 60

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scheduler_plugins"))  # its small clusters
 
 from service import Service
 from trial import install
 
 from idlegrid.grid.job_types import register
 from idlegrid.grid.store import Store, open_store
+from idlegrid.pipelines.dispatch import runner
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,12 @@ def trial(_trial_package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     register.cache_clear()
     yield
     register.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _quick_ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancellations are heard at once."""
+    monkeypatch.setattr(runner, "HEAR_EVERY", 0.2)
 
 
 @pytest.fixture

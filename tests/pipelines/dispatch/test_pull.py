@@ -10,6 +10,7 @@ import pytest
 from idlegrid.grid.donors import Donor, Limits
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.store import NewJob
+from idlegrid.pipelines.dispatch import pull
 from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.doors import Doors
 from idlegrid.pipelines.dispatch.outbox import Outbox
@@ -45,12 +46,12 @@ def final(service, job_id):
     return job
 
 
-def test_it_does_what_it_is_given(service, desk):
+def test_it_does_what_it_is_given(service, desk, monkeypatch):
+    monkeypatch.setattr(pull, "WAIT", 0.5)
     jobs = [service.store.jobs.accept(NewJob(type="trial", params={"value": n})).job.id for n in range(3)]
     stop, thread = asking(Puller(donor(max_concurrent_jobs=2), URL, "token", desk))
     done = [final(service, job_id) for job_id in jobs]
     stop.set()
-    service.away = True  # so that the question that is held ends
     thread.join(90)
     assert not thread.is_alive()
     assert [(job.status, job.worker_id, job.result["value"]) for job in done] == [
