@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 """The LLM engine against transformers, one run, same model and prompts, one thread.
 
-For each shape and dtype: `--requests` prompts of 32 to 128 tokens with answers of 16 to 64, greedy, prefill included.
+For each shape and dtype: 32 prompts of 32 to 128 tokens with answers of 16 to 64 (0.5 B: 16 and 16 to 32), greedy,
+prefill included.
 
 - **engine**: our core (sequencer, one stage, sampling, detokenising) with 16 sequences at a time, and with one.
 - **HF sequential / static batch**: `generate` one by one (a part), and in padded batches of 16 of whose tokens only the
   asked ones count.
 - **HF generate_batch**: transformers' continuous batching with a small cache; its steady rate is the difference of a
   long and a short run, so that its set-up does not count against it.
-- **prefix**: time to the first token of a prompt of which 90 % was computed for another, against one that is new.
+- **prefix**: time to the first token of a prompt of 1,120 tokens (idlegrid-tiny, whose context ends at 1,024: 960) of
+  which 90 %, whole blocks, was computed for another, against one that is new. In tokens that is 10; attention and what
+  a step costs at least keep it below, the more the smaller the model is.
+
+All sides take turns, and medians are compared. idlegrid-tiny is measured on the committed weights, the others with
+random ones. The whole run is bounded to about 15 minutes: no further turn begins that would not end in a model's share.
 
 The last line is one JSON object; `us_per_seq_step` is what scheduling costs for a running sequence and step,
 `kv_waste` the share of held token slots that hold nothing, `bandwidth_share` what one stream at batch 1 reads of the
@@ -23,6 +29,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +47,48 @@ from idlegrid.actors.llm.sequencer import Sequencer
 from idlegrid.actors.llm.sequencer_config import SequencerConfig
 from idlegrid.actors.llm.stage import Stage
 from idlegrid.actors.llm.step import Accepted
+from idlegrid.actors.memory import keep_freed_memory
+from idlegrid.actors.models import resolve
 
 BLOCK = 16
 BLOCKS = 1024
 CONTEXT = 4096
-SHARED, PROMPT = 922, 1024
-"""Tokens of the prefix figure: 90 % of the prompt is shared."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is asked of a model."""
+
+    requests: int
+    longest: int = 64
+    """Tokens of the longest answer; the shortest has 16."""
+    minutes: float = 2.0
+    """For each dtype: no further turn begins that would not end in this time."""
+    prompt: int = 1120
+    """Tokens of the prompt of the prefix figure."""
+
+
+LOADS = {
+    "idlegrid-tiny": Load(requests=32, minutes=1.0, prompt=960),
+    "llama-32m": Load(requests=32),
+    "qwen2-0.5b": Load(requests=16, longest=32, minutes=4.0),
+}
 
 
 class Bench:
     """One model, both sides of the comparison."""
 
-    def __init__(self, shape: str, dtype: torch.dtype, folder: Path, requests: int) -> None:
-        self.peer = make(shape, dtype, folder)
+    def __init__(self, shape: str, dtype: torch.dtype, folder: Path) -> None:
+        self.load = load = LOADS[shape]
+        self.peer, folder = peer(shape, dtype, folder)
         self.vocab: int = self.peer.config.vocab_size
         self.layers = range(self.peer.config.num_hidden_layers)
         self.stage = Stage(folder, self.layers, dtype=dtype, num_blocks=BLOCKS, block_size=BLOCK)
         self.tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(self.vocab)}, unk_token="w0"))
         random = torch.Generator().manual_seed(1)
-        lengths = torch.randint(32, 129, (requests,), generator=random).tolist()
-        self.prompts = [torch.randint(1, self.vocab, (length,), generator=random).tolist() for length in lengths]
-        self.answers: list[int] = torch.randint(16, 65, (requests,), generator=random).tolist()
+        lengths = torch.randint(32, 129, (load.requests,), generator=random).tolist()
+        self.prompts = [torch.randint(2, self.vocab, (length,), generator=random).tolist() for length in lengths]
+        self.answers: list[int] = torch.randint(16, load.longest + 1, (load.requests,), generator=random).tolist()
         self.weight_bytes = sum(p.numel() * p.element_size() for p in self.peer.parameters())
         self.served = 0
         self.scheduling = self.row_steps = 0.0
@@ -101,15 +129,21 @@ class Bench:
 
     def prefix_ratio(self) -> float:
         """Time to the first token without the shared prefix in the cache, over the time with it."""
-        new, hit = [], []
+        new, hit, length = [], [], self.load.prompt
+        common = length * 9 // 10 // BLOCK * BLOCK
         for turn in range(3):
             random = torch.Generator().manual_seed(100 + turn)
-            shared = torch.randint(1, self.vocab, (SHARED,), generator=random).tolist()
-            tails = [torch.randint(1, self.vocab, (PROMPT - SHARED,), generator=random).tolist() for _ in range(2)]
+            shared = torch.randint(1, self.vocab, (common,), generator=random).tolist()
+            tails = [torch.randint(1, self.vocab, (length - common,), generator=random).tolist() for _ in range(2)]
             core = self.core(4, prefix_cache=True)
             new.append(self.first_token(core, shared + tails[0]))
             hit.append(self.first_token(core, shared + tails[1]))
         return statistics.median(new) / statistics.median(hit)
+
+    def steady_rate(self) -> float:
+        """Tokens a second of transformers' own continuous batching, its set-up and the prompts left out."""
+        long, short = self.load.longest - 8, 8
+        return 16 * (long - short) / max(1e-9, self.generate_batch(long) - self.generate_batch(short))
 
     def generate_batch(self, tokens: int) -> float:
         """Seconds of transformers' own continuous batching for 16 prompts."""
@@ -125,6 +159,16 @@ class Bench:
         spent = time.perf_counter() - began
         assert sum(len(one.generated_tokens) for one in done.values()) == 16 * tokens
         return spent
+
+
+def peer(shape: str, dtype: torch.dtype, folder: Path) -> tuple[Any, Path]:
+    """transformers' model, and the folder that has its weights."""
+    if shape in SHAPES:
+        return make(shape, dtype, folder), folder
+    from transformers import AutoModelForCausalLM
+
+    folder = resolve(shape)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), folder
 
 
 class Timed(Sequencer):
@@ -153,18 +197,21 @@ def measure(bench: Bench, repeats: int) -> dict[str, float]:
     alone = max(1, len(bench.prompts) // 8)
     bench.ours(16, bench.prompts[:2], [4, 4])
     runs: dict[str, list[float]] = {}
-    for _ in range(repeats):
+    began, longest, turns = time.perf_counter(), 0.0, 0
+    while turns < repeats and (not turns or time.perf_counter() - began + longest < bench.load.minutes * 60):
+        before, turns = time.perf_counter(), turns + 1
         turn = {
             "ours_16": rate(lambda: bench.ours(16, bench.prompts, bench.answers)),
             "ours_1": rate(lambda: bench.ours(1, bench.prompts[:alone], bench.answers[:alone])),
             "hf_sequential": rate(lambda: generate_alone(bench.peer, bench.prompts[:alone], bench.answers[:alone])),
             "hf_static_batch": rate(lambda: generate_static(bench.peer, bench.prompts, bench.answers)),
-            "hf_generate_batch": 16 * 48 / max(1e-9, bench.generate_batch(56) - bench.generate_batch(8)),
+            "hf_generate_batch": bench.steady_rate(),
         }
+        longest = max(longest, time.perf_counter() - before)
         say(", ".join(f"{name} {value:.0f}" for name, value in turn.items()) + " tokens/s")
         for name, value in turn.items():
             runs.setdefault(name, []).append(value)
-    figures = {name: statistics.median(values) for name, values in runs.items()}
+    figures = {name: statistics.median(values) for name, values in runs.items()} | {"turns": turns}
     figures["vs_hf_sequential_16"] = figures["ours_16"] / figures["hf_sequential"]
     figures["vs_hf_static_batch"] = figures["ours_16"] / figures["hf_static_batch"]
     figures["vs_hf_generate_batch"] = figures["ours_16"] / figures["hf_generate_batch"]
@@ -211,23 +258,23 @@ def read_bandwidth() -> float:
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the engine does; the peer gains by it, too
     torch.manual_seed(0)
-    result: dict[str, Any] = {"conditions": conditions(), "requests": arguments.requests}
+    result: dict[str, Any] = {"conditions": conditions()}
     for shape in arguments.shapes:
         for name in arguments.dtypes:
             with tempfile.TemporaryDirectory(prefix="idlegrid-bench-") as folder:
                 say(f"{shape} {name}")
-                bench = Bench(shape, getattr(torch, name), Path(folder), arguments.requests)
+                bench = Bench(shape, getattr(torch, name), Path(folder))
                 result.setdefault(shape, {})[name] = measure(bench, arguments.repeats)
     print(json.dumps(result))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=sorted(SHAPES), default=["llama-32m"])
+    parser.add_argument("--shapes", nargs="+", choices=list(LOADS), default=list(LOADS))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="turns at most; fewer where the time is up")
     return parser.parse_args()
 
 
