@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-fast lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement test-dask-cuda test-vllm lock docs clean
+.PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -11,7 +11,7 @@ help: ## show this list
 dev: ## make .venv with all that development needs (a second run is instant)
 	@$(PYTHON) scripts/bootstrap
 
-demo: dev ## a local grid embeds 10,000 real texts, searches them, and serves the same model over HTTP
+demo: dev ## a local grid embeds 12,000 real texts, searches them, serves the same model over HTTP, and chats
 	@$(BIN)/python scripts/demo
 
 test: dev lint ## every test: lint, types, import contract, unit, real processes, faults (< 20 min on 2 cores)
@@ -19,6 +19,9 @@ test: dev lint ## every test: lint, types, import contract, unit, real processes
 
 test-fast: dev ## the tests without models and processes (< 1 min)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -q
+
+chaos: dev ## every part of a real grid killed again and again, the long form (some minutes)
+	CHAOS=long $(BIN)/pytest tests/chaos -q -s
 
 lint: dev types ## ruff, the type checker and the import contract
 	$(BIN)/ruff check .
@@ -46,6 +49,12 @@ bench-online: dev ## what serving over HTTP costs: 64 streams against the same e
 
 bench-placement: dev ## which donor holds which layers: against disjoint chains and Petals' rule, and the time of a plan
 	$(BIN)/python benchmarks/placement_flow.py
+
+bench-jobs: dev ## the queue of jobs against procrastinate on the same PostgreSQL; a claim with 100,000 waiting
+	$(BIN)/python benchmarks/job_queue.py
+
+bench-dispatch: dev ## how long a job takes from submission to result, stage by stage
+	$(BIN)/python benchmarks/dispatch_latency.py
 
 test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
 	scripts/test-dask-cuda

@@ -237,9 +237,9 @@ def _print_job(job: Job, as_json: bool) -> None:
         print_json(job.document)
         return
     told = {name: value for name, value in job.document.items() if value is not None and name != "result"}
-    print_table(
-        ("", ""), ([name, _status(job) if name == "status" else _text(told[name])] for name in told), whole=("",)
-    )
+    width = max(map(len, told))
+    for name, value in told.items():
+        say(f"{name:<{width}}  {_text(value)}")
     if job.result is not None:
         say(json.dumps(job.result, indent=2, ensure_ascii=False))
 
