@@ -10,7 +10,7 @@ import pytest
 from jobs_service import EMBED, Says, Service, Worker, claim, hand
 
 from idlegrid.grid.regions import REGIONS
-from idlegrid.grid.store import Store, WorkerFacts
+from idlegrid.grid.store import NewJob, Store, WorkerFacts
 
 STATS = "/api/v1/queue/stats"
 LLM = {"type": "llm", "params": {"prompt": "x"}}
@@ -80,7 +80,7 @@ async def test_without_a_scheduler_what_runs_tells_how_much_runs_at_once(service
 @pytest.mark.slow
 @pytest.mark.parametrize("slots", [2, 6])
 async def test_the_estimated_wait_is_right_within_a_factor_of_two(store: Store, slots: int):
-    """A real queue and workers that take 0.1 to 0.3 s: what 60 clients were told against how long they waited."""
+    """A real queue and workers that take 0.1 to 0.3 s: what 16 clients were told against how long they waited."""
     chance = random.Random(slots)
     oracle = Says([hand(f"w-{number}") for number in range(slots)])
     service = Service(store, oracle=oracle)
@@ -103,21 +103,19 @@ async def test_the_estimated_wait_is_right_within_a_factor_of_two(store: Store, 
         for number in range(slots):
             group.create_task(work(f"w-{number}", client))
         for _ in range(20):  # so that there is something measured
-            await client.post("/api/v1/jobs", json=EMBED)
+            store.jobs.accept(NewJob(type="embedding", params=EMBED["params"]))
         while len(started) < 20:  # noqa: ASYNC110 - workers write it
             await asyncio.sleep(0.01)
+        for _ in range(12 * slots):  # and much to wait for
+            await asyncio.to_thread(store.jobs.accept, NewJob(type="embedding", params=EMBED["params"]))
         told: dict[str, tuple[float, float]] = {}
-        for _ in range(60):
+        for _ in range(16):
             answer = (await client.post("/api/v1/jobs", json=EMBED)).json()
-            if answer["estimated_wait_seconds"] is not None:
-                told[answer["job_id"]] = (time.monotonic(), answer["estimated_wait_seconds"])
-        while len(started) < 80:  # noqa: ASYNC110
+            told[answer["job_id"]] = (time.monotonic(), answer["estimated_wait_seconds"])
+        while not started.keys() >= told.keys():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         stop.set()
-    waits = [(started[id_] - at, guess) for id_, (at, guess) in told.items() if started[id_] - at > 0.5]
-    assert len(waits) >= 20
+    waits = [(started[id_] - at, guess) for id_, (at, guess) in told.items()]
     right = sum(truth / 2 <= guess <= truth * 2 for truth, guess in waits)
-    assert right >= 0.8 * len(waits), waits
-    assert (
-        sum(truth for truth, _ in waits) / 2 < sum(guess for _, guess in waits) < 2 * sum(truth for truth, _ in waits)
-    )
+    assert right >= 0.9 * len(waits), waits
+    assert min(truth for truth, _ in waits) > 0.3, "they did wait"
