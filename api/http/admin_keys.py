@@ -82,7 +82,9 @@ def keys_router(door: JobDoor, ring: KeyRing | None) -> APIRouter:
     """The routes, bound to the store. `ring` forgets keys that are revoked here."""
     router = APIRouter(prefix="/api/v1/admin/keys", tags=["admin"])
 
-    @router.post("", status_code=201, response_model=NewKeyDocument, responses=problems("invalid_json"))
+    @router.post(
+        "", status_code=201, response_model=NewKeyDocument, responses=problems("invalid_json", "unsupported_media_type")
+    )
     async def create(body: KeyBody, request: Request) -> NewKeyDocument:
         """Make a key. Its secret is in this answer and nowhere else."""
         if body.expires_at is not None and not _soon(body.expires_at):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.jobs import JobRecord, JobStatus
-from ...grid.store import Accepted, IdempotencyConflict, NewJob, QueueFull
+from ...grid.store import Accepted, IdempotencyConflict, NewJob, QueueFull, StoreUnavailable
 from ..logs import logger
 from .auth import Principal, principal
 from .client_address import AddressOf
@@ -62,35 +63,52 @@ class Intake:
             trace_id=trace_id(request),
         )
 
-    async def accept(self, new: NewJob, body: JobBody, key: str | None) -> Accepted:
-        """Put it on disk. Raises Problem: the key was used for another body, or too many jobs wait."""
-        jobs, most = self._door.store.jobs, self._door.settings.jobs.max_queued
+    async def accept(self, new: NewJob, body: JobBody, key: str | None) -> tuple[Accepted, int | None]:
+        """Put it on disk; its place in the queue. Raises Problem: the key was used before, or too many jobs wait."""
         digest = None if key is None else fingerprint(body, new.params)
+        most = self._door.settings.jobs.max_queued
         try:
-            accepted = await self._door.call(jobs.accept, new, idempotency_key=key, body_sha256=digest, max_queued=most)
+            accepted, place = await self._door.call(self._put, new, key, digest, most)
         except IdempotencyConflict:
             detail = "This Idempotency-Key belongs to another request. Use a new one for each new job."
             raise Problem("idempotency_conflict", detail) from None
         except QueueFull:
             raise Problem("queue_full", f"{most} jobs wait already.", headers=retry_after(30)) from None
         log.info("job.accepted", job_id=accepted.job.id, type=new.type, client=new.client_id, new=accepted.created)
-        return accepted
+        return accepted, place
 
-    async def standing(self, job: JobRecord) -> tuple[int | None, float | None]:
-        """Position in the queue and estimated wait; both None once it doesn't wait."""
+    def _put(self, new: NewJob, key: str | None, digest: str | None, most: int) -> tuple[Accepted, int | None]:
+        accepted = self._door.store.jobs.accept(new, idempotency_key=key, body_sha256=digest, max_queued=most)
+        with suppress(StoreUnavailable):  # it is on disk: that is said whatever comes
+            return accepted, self.place(accepted.job)
+        return accepted, None
+
+    def place(self, job: JobRecord) -> int | None:
+        """Its position in the queue; None once it doesn't wait. Blocks: for threads."""
         if job.status is not JobStatus.QUEUED:
-            return None, None
-        place = await self._door.call(self._door.store.jobs.position, job.id, limit=POSITION_LIMIT)
+            return None
+        return self._door.store.jobs.position(job.id, limit=POSITION_LIMIT)
+
+    async def wait(self, job: JobRecord, place: int | None) -> float | None:
+        """Seconds until a job at this place starts. None: not known, or it doesn't wait."""
         if place is None:
-            return None, None
-        ahead = None if place >= POSITION_LIMIT else place - 1
-        return place, (await self._lookout.look()).wait(job.type, ahead)
+            return None
+        with suppress(StoreUnavailable):
+            return (await self._lookout.look()).wait(job.type, None if place >= POSITION_LIMIT else place - 1)
+        return None
 
 
 def jobs_router(door: JobDoor, intake: Intake) -> APIRouter:
     """The routes, bound to the store."""
     router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
-    submitting = ("invalid_json", "unknown_job_type", "idempotency_conflict", "request_too_large", "queue_full")
+    submitting = (
+        "invalid_json",
+        "unsupported_media_type",
+        "unknown_job_type",
+        "idempotency_conflict",
+        "request_too_large",
+        "queue_full",
+    )
 
     @router.post(
         "",
@@ -103,10 +121,10 @@ def jobs_router(door: JobDoor, intake: Intake) -> APIRouter:
     ) -> JobAccepted:
         """Hand in a job. Once this answers, the job is on disk and ends exactly once."""
         new = intake.check(body, request, principal(request))
-        accepted = await intake.accept(new, body, idempotency_key)
+        accepted, place = await intake.accept(new, body, idempotency_key)
         response.status_code = 201 if accepted.created else 200
         response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
-        place, wait = await intake.standing(accepted.job)
+        wait = await intake.wait(accepted.job, place)
         return JobAccepted.of(accepted.job, queue_position=place, estimated_wait_seconds=wait)
 
     @router.get("", response_model=JobList, responses=problems())

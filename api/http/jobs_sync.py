@@ -23,7 +23,14 @@ RECHECK = 10.0
 def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
     """The route, bound to the store."""
     router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
-    refusals = ("invalid_json", "unknown_job_type", "idempotency_conflict", "request_too_large", "queue_full")
+    refusals = (
+        "invalid_json",
+        "unsupported_media_type",
+        "unknown_job_type",
+        "idempotency_conflict",
+        "request_too_large",
+        "queue_full",
+    )
 
     @router.post("/sync", response_model=JobDocument, responses=problems(*refusals, "no_worker", "still_running"))
     async def run(
@@ -43,7 +50,8 @@ def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         new = intake.check(body, request, principal(request))
         if not wait_for_worker:
             await _someone(witness, new)
-        job = (await intake.accept(new, body, idempotency_key)).job
+        accepted, _ = await intake.accept(new, body, idempotency_key)
+        job = accepted.job
         response.headers["Location"] = f"/api/v1/jobs/{job.id}"
         patience = min(timeout, door.patience.sync)
         ended = await until_final(door, job.id, begun + patience)

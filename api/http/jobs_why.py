@@ -80,7 +80,8 @@ def why_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         attempts = await door.call(door.store.jobs.attempts, job_id)
         ask = ask_of(job)
         told, unheard = ([], None) if job.status.final else await witness.opinions(ask, job.id)
-        place, wait = await intake.standing(job)
+        place = await door.call(intake.place, job)
+        wait = await intake.wait(job, place)
         return WhyDocument(
             version=VERSION,
             job_id=job.id,

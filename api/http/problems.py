@@ -161,7 +161,11 @@ def handle_problems(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         if not request.url.path.startswith(PREFIX):
             return await elsewhere_invalid(request, error)  # type: ignore[misc, no-any-return]
-        return from_validation(error.errors()).response()
+        found = error.errors()
+        if found[0]["loc"] == ("body",) and not _is_json(request):
+            detail = "Send the body as JSON, with the header Content-Type: application/json."
+            return Problem("unsupported_media_type", detail).response()
+        return from_validation(found).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -193,6 +197,11 @@ def _field_error(item: Mapping[str, Any], inside: str) -> FieldError:
     return FieldError(
         location=location, field=printable(".".join(place), 200), code=str(item["type"]), detail=printable(message)
     )
+
+
+def _is_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 def methods_at(app: FastAPI, request: Request) -> list[str]:

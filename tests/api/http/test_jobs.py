@@ -155,6 +155,13 @@ async def test_an_unknown_type_is_told_with_the_nearest(jobs):
     assert "Did you mean 'embedding'?" in answer.json()["detail"]
 
 
+async def test_a_body_that_is_something_else(jobs):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        answer = await jobs.post(JOBS, content=b'{"type": "embedding"}', headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert (await jobs.post(JOBS)).status_code in (415, 422), "none at all"
+
+
 async def test_a_torn_body_and_a_large_one(jobs):
     answer = await jobs.post(JOBS, content=b'{"type"', headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")

@@ -18,6 +18,11 @@ def test_every_code_is_explained_with_its_status():
     assert all(len(words) > 20 for _, _, words in rows)
 
 
+def test_every_code_is_used():
+    sources = "".join(path.read_text() for path in (PAGE.parents[1] / "api/http").glob("*.py"))
+    assert [code for code in KINDS if sources.count(f'"{code}"') < 2] == []
+
+
 def test_the_document():
     answer = Problem("queue_full", "5 jobs wait.", headers=retry_after(0.2)).response()
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
