@@ -28,6 +28,8 @@ class Stage:
     def __init__(self, cluster, service, folder):
         self.cluster, self.service, self.jobs = cluster, service, service.store.jobs
         self._folder, self._desks = folder, []
+        self.stop = asyncio.Event()
+        self.running = None
         terms = Terms(secret=SECRET, api=(URL,), jobs=service.settings.jobs)
         self.dispatcher = Dispatcher(service.store, cluster.scheduler.address, terms)
 
@@ -56,6 +58,10 @@ class Stage:
     def outcomes(self, job_id):
         return [attempt.outcome for attempt in self.jobs.attempts(job_id)]
 
+    async def stop_dispatching(self):
+        self.stop.set()
+        await asyncio.wait_for(self.running, DEADLINE)
+
     def close(self):
         for name in self._desks:
             desks._desks.pop(name).close()
@@ -68,14 +74,13 @@ def taker(id_, **more):
 @contextlib.asynccontextmanager
 async def staged(service, folder, *donors):
     async with cluster() as c:
-        stage, stop = Stage(c, service, folder), asyncio.Event()
+        stage = Stage(c, service, folder)
         await stage.join(*donors)
-        running = asyncio.create_task(stage.dispatcher.run(stop))
+        stage.running = asyncio.create_task(stage.dispatcher.run(stage.stop))
         try:
             yield stage
         finally:
-            stop.set()
-            await asyncio.wait_for(running, DEADLINE)
+            await stage.stop_dispatching()
             stage.close()
 
 
@@ -160,11 +165,14 @@ async def test_two_dispatchers_share_the_work(service, tmp_path):
         assert all(stage.outcomes(job_id).count("completed") == 1 for job_id in ids)
 
 
-async def test_a_dispatcher_that_stops_gives_back_what_did_not_begin_and_leaves_the_rest(service, tmp_path):
+async def test_what_runs_goes_on_without_its_dispatcher(service, tmp_path):
     async with staged(service, tmp_path, taker("a")) as stage:
         job_id = stage.submit({"value": 2, "seconds": 0.5})
         await stage.until(lambda: stage.job(job_id).worker_id)
-    assert stage.dispatcher.in_flight == 0
+        await stage.stop_dispatching()
+        assert stage.dispatcher.in_flight == 0
+        assert (await stage.final(job_id)).status is JobStatus.COMPLETED
+        assert stage.outcomes(job_id) == ["completed"]
 
 
 async def test_without_a_scheduler_nothing_is_claimed(service, caplog, monkeypatch):
