@@ -14,6 +14,7 @@ what several threads bring at the same time together, theirs fetches one job a s
 - **accepted_per_s**, **completed_per_s**, **submit_p50_ms**, **submit_p99_ms** by clients, for each side; the same of
   ours on SQLite (WAL, synchronous=FULL).
 - **http**: the same over the HTTP service, `GridClient.submit` with an idempotency key each, one process that serves.
+- **lost_leases**: attempts of ours whose lease ended before they were done; anything but 0 spoils the figures.
 - **claim_cost_ratio**: the median time of one claim with 100,000 queued jobs ÷ with 100, in turns on two databases of
   one server; also on SQLite.
 
@@ -36,6 +37,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import inf
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ CLIENTS = (1, 4, 16)
 WORKER_THREADS = 4
 LONGEST = 60.0
 """Seconds that one run may take."""
+BUDGET = 75.0
+"""Seconds that the comparison takes at most, on a machine so busy that its turns take longer than planned."""
 WARM_UP, MOST_JOBS = 100, 4000
 SPAWN = multiprocessing.get_context("spawn")
 SMALL, LARGE = 100, 100_000
@@ -128,12 +132,17 @@ def _end(process: Any) -> None:
         process.kill()
 
 
-def in_turns(those: dict[str, Side], clients: int, seconds: float, turns: int) -> dict[str, Any]:
-    """All sides with so many clients, by turns; each measures about so many seconds a turn. Medians, and the ratios."""
+def in_turns(those: dict[str, Side], clients: int, seconds: float, turns: int, ends: float = inf) -> dict[str, Any]:
+    """All sides with so many clients, by turns; each measures about so many seconds a turn. Medians, and the ratios.
+
+    No turn but the first begins after `ends` (monotonic seconds).
+    """
     rough = [once(side, clients, WARM_UP)["completed_per_s"] for side in those.values()]
     jobs = int(max(WARM_UP, min(MOST_JOBS, seconds * statistics.mean(rough))))
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in those}
     for turn in range(turns):
+        if turn and time.monotonic() > ends:
+            break
         for name in sorted(those, reverse=bool(turn % 2)):
             runs[name].append(once(those[name], clients, jobs))
     told: dict[str, Any] = {
@@ -171,6 +180,7 @@ def counter(server: PostgresServer, name: str, query: str) -> Callable[[], int]:
 
 
 OURS_DONE = "SELECT count(*) FROM jobs WHERE status = 'completed'"
+LOST = "SELECT count(*) FROM attempts WHERE outcome = 'lost'"
 THEIRS_DONE = "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'"
 
 
@@ -193,9 +203,13 @@ def on_postgres(server: PostgresServer, seconds: float, turns: int) -> dict[str,
             "procrastinate": Side(their_orders, theirs_active, counter(server, "theirs", THEIRS_DONE)),
         }
         behind = {"http": Side(http_orders, ours_active, counted)}
+        begun, told = time.monotonic(), {}
+        for number, clients in enumerate(CLIENTS, 1):
+            told[clients] = in_turns(pair, clients, seconds, turns, begun + BUDGET * number / len(CLIENTS))
         return {
-            "postgresql": {clients: in_turns(pair, clients, seconds, turns) for clients in CLIENTS},
+            "postgresql": told,
             "http": {clients: in_turns(behind, clients, seconds, 1)["http"] for clients in CLIENTS},
+            "lost_leases": counter(server, "ours", LOST)(),
         }
 
 
