@@ -61,6 +61,12 @@ class Residents(Generic[M]):
             if future is not None and future.done() and future.exception() is None and future.result() is gone:
                 del self._models[key], self._options[key]
 
+    def forget(self, model: str) -> None:
+        """Let go of a model however it was loaded: something else of this process serves it from now on."""
+        with self._lock:
+            for key in [key for key, future in self._models.items() if key[0] == model and future.done()]:
+                del self._models[key], self._options[key]
+
     def _resident(self, key: tuple[str, ...], options: dict[str, str]) -> tuple[str, ...]:
         """The key of a loaded model that serves these options, or the key itself."""
         for other, future in self._models.items():

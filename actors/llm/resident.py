@@ -1,4 +1,4 @@
-"""LLM engines that stay: one per model and process, on an event loop of their own, for callers in plain threads."""
+"""LLM engines that stay: one per model and process, on an event loop of another thread, for callers in any thread."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any, Self, TypeVar
 
+from ...grid.config import load_settings
 from ..resident import Residents, tell_donor
 from ..serving.engines import EngineSpec, make_engine
-from .completion import Completion, collected
-from .engine_face import Engine, EngineClosed, EngineFacts
+from .completion import Completion, GenerationFailed, collected
+from .engine_face import Engine, EngineClosed, EngineFacts, QueueFull
 from .reading import texts
 from .request import Request, RequestRefused
 
@@ -21,12 +23,17 @@ T = TypeVar("T")
 
 MAX_RESIDENT = 1
 """Engines that one process keeps: each takes the memory for keys and values that it finds."""
+ASK_AGAIN = 0.1
+"""Seconds after which an engine whose queue was full is asked again."""
 PATIENCE = 20.0
 """Seconds that an engine has to close."""
 
 
 class EngineThread:
-    """An engine that is started, in a thread of its own. Thread-safe; closes itself when nobody holds it any more."""
+    """An engine that is started, on an event loop in another thread. Thread-safe.
+
+    One that it started itself closes when nobody holds it any more; a borrowed one belongs to whoever started it.
+    """
 
     def __init__(self, make: Callable[[], Engine]) -> None:
         """Loads the model. Raises what the engine raises at its start."""
@@ -40,8 +47,18 @@ class EngineThread:
             _end(self._loop, thread, None)
             raise
         self._room = asyncio.Semaphore(max(1, self.engine.load().queue_limit))
-        self.close = weakref.finalize(self, _end, self._loop, thread, self.engine)
+        self._instead: Callable[[], EngineThread] | None = None
+        self.close: weakref.finalize[..., Any] = weakref.finalize(self, _end, self._loop, thread, self.engine)
         """Ends the engine and its thread. Idempotent."""
+
+    @classmethod
+    def borrowed(cls, engine: Engine, loop: asyncio.AbstractEventLoop, instead: Callable[[], EngineThread]) -> Self:
+        """An engine that somebody else has started on `loop`, and will close: who used it goes on with `instead`."""
+        self = cls.__new__(cls)
+        self._loop, self._broken, self.engine, self._instead = loop, False, engine, instead
+        self._room = asyncio.Semaphore(max(1, engine.load().queue_limit))
+        self.close = weakref.finalize(self, int)  # nothing is to be done when nobody holds it any more
+        return self
 
     @property
     def facts(self) -> EngineFacts:
@@ -66,11 +83,24 @@ class EngineThread:
         `tell` hears each piece of the text as it comes.
         """
         try:
-            async with self._room, aclosing(self.engine.generate(request)) as events:
-                return await collected(events, tell)
-        except EngineClosed:
-            self._broken = True
-            raise
+            async with self._room:
+                return await self._answer(request, tell)
+        except (EngineClosed, GenerationFailed) as error:
+            self._broken |= isinstance(error, EngineClosed)
+            if self._instead is None or tell is not None or self in (lent for _, lent in _lent.values()):
+                raise
+        # the replica whose engine this was is gone, which is no fault of the request
+        return await asyncio.wrap_future((await asyncio.to_thread(self._instead)).complete(request))
+
+    async def _answer(self, request: Request, tell: Callable[[str], None] | None) -> Completion:
+        while True:
+            try:
+                async with aclosing(self.engine.generate(request)) as events:
+                    return await collected(events, tell)
+            except QueueFull:
+                if self._instead is None:
+                    raise
+                await asyncio.sleep(ASK_AGAIN)  # a replica's clients fill the same queue
 
     def texts(self, request: Request) -> Generator[str, None, Completion]:
         """The answer in pieces, as they come; see `reading.texts`."""
@@ -114,22 +144,61 @@ def _load(model: str, *, engine: str, dtype: str, device: str) -> EngineThread:
     return EngineThread(lambda: make_engine(spec))
 
 
+def _serves(resident: EngineThread, asked: dict[str, str], loaded_with: dict[str, str]) -> bool:
+    """What `auto` chose is also what somebody gets who names it; who says `auto` takes what is there."""
+    if not resident.alive:
+        return False
+    try:
+        facts = resident.facts
+    except EngineClosed:
+        return False
+    chosen = {"engine": facts.backend, "dtype": facts.dtype, "device": facts.device}
+    return all(value in ("auto", loaded_with[name], chosen[name]) for name, value in asked.items())
+
+
 _engines: Residents[EngineThread] = Residents(
     _load,
     limit=MAX_RESIDENT,
+    serves=_serves,
     loaded=lambda model: tell_donor("loaded", model),
     unloaded=lambda model: tell_donor("unloaded", model),
 )
+_lent: dict[Engine, tuple[EngineSpec, EngineThread]] = {}
+"""Engines of this process's replicas, which its tasks use too: a model is not loaded twice."""
 
 
-def llm_engine(model: str, *, engine: str = "torch", dtype: str = "auto", device: str = "auto") -> EngineThread:
-    """The resident engine of this process, loaded at the first call, and again when it broke. See `EngineSpec`."""
-    options = {"engine": engine, "dtype": dtype, "device": device}
+def lend(spec: EngineSpec, engine: Engine) -> None:
+    """Let tasks of this process use a replica's engine, which was started on the loop that runs now."""
+    again = partial(llm_engine, spec.model, engine=spec.engine, dtype=spec.dtype, device=spec.device)
+    _lent[engine] = (spec, EngineThread.borrowed(engine, asyncio.get_running_loop(), again))
+    _engines.forget(spec.model)
+
+
+def take_back(engine: Engine) -> None:
+    """The replica ends. Who uses its engine at this moment gets EngineClosed when it closes. Idempotent."""
+    _lent.pop(engine, None)
+
+
+def llm_engine(model: str, *, engine: str | None = None, dtype: str = "auto", device: str = "auto") -> EngineThread:
+    """The engine of this process for a model: a replica's, if one serves it here, else one that is loaded at the first
+    call and stays. One that broke is loaded again.
+
+    See `EngineSpec`; without `engine` it is the donor's (setting ``inference.engine``).
+    """
+    options = {"engine": engine or _configured_engine(), "dtype": dtype, "device": device}
+    for spec, lent in list(_lent.values()):
+        if spec.model == model and _serves(lent, options, {name: getattr(spec, name) for name in options}):
+            return lent
     found = _engines.get(model, **options)
     if not found.alive:
         _engines.drop(model, found, **options)
         found = _engines.get(model, **options)
     return found
+
+
+@cache
+def _configured_engine() -> str:
+    return load_settings().settings.inference.engine
 
 
 def encoded(

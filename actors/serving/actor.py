@@ -22,6 +22,8 @@ from distributed import get_worker
 from ...grid.acceptance import standing
 from ...grid.donors import Donor, Load
 from ...grid.verdicts import Reason
+from ..llm.engine_face import Engine
+from ..llm.resident import lend, take_back
 from .channel import Address
 from .engines import EngineSpec, make_engine
 from .host import Host
@@ -90,13 +92,18 @@ class EngineActor:
         """Listen, and begin to load. Returns at once; how the loading goes is told on the channel."""
         if self._thread is not None:
             raise RuntimeError("this replica was started already")
-        worker = self._worker
+        worker, spec = self._worker, self._spec
+
+        def changed(state: HostState) -> None:  # holds the host, but not this actor: when it is dropped, the host ends
+            _share(spec, host.engine, state)
+            _tell_donor(worker, spec.model, state)
+
         host = Host(
-            partial(make_engine, self._spec),
+            partial(make_engine, spec),
             epoch=self._epoch,
             tls=_tls(worker),
             leaving=partial(_leaving, worker),
-            changed=partial(_tell_donor, worker, self._spec.model),
+            changed=changed,
         )
         self._thread = HostThread(host, _host_of(worker.address))
         weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
@@ -140,6 +147,14 @@ def _leaving(worker: Any) -> str:
     verdict = standing(donor, load, datetime.now(UTC))
     stays = verdict or verdict.reason in (Reason.CONCURRENCY, Reason.HOURLY_CAP)  # of new work; this one is here
     return "" if stays else f"{verdict.reason}: {verdict.detail}"
+
+
+def _share(spec: EngineSpec, engine: Engine | None, state: HostState) -> None:
+    """Tasks on this worker use the engine, too, as long as it serves. On the host's loop."""
+    if engine is not None and state is HostState.READY:
+        lend(spec, engine)
+    elif engine is not None:
+        take_back(engine)
 
 
 def _tell_donor(worker: Any, model: str, state: HostState) -> None:

@@ -8,10 +8,12 @@ from concurrent.futures import wait
 
 import pytest
 
+from idlegrid.actors.llm import resident
 from idlegrid.actors.llm.engine_face import EngineClosed
 from idlegrid.actors.llm.request import Request, Sampling
-from idlegrid.actors.llm.resident import EngineThread, encoded, llm_engine
+from idlegrid.actors.llm.resident import EngineThread, encoded, lend, llm_engine, take_back
 from idlegrid.actors.llm.seeds import derived
+from idlegrid.actors.serving.engines import EngineSpec, make_engine
 
 pytestmark = pytest.mark.slow
 
@@ -70,8 +72,6 @@ def test_one_that_can_not_be_loaded_leaves_no_thread(tmp_path):
 
 
 def test_one_that_nobody_holds_ends(language_model):
-    from idlegrid.actors.serving.engines import EngineSpec, make_engine
-
     spec = EngineSpec(model=str(language_model.folder), dtype="float32")
     thread = EngineThread(lambda: make_engine(spec))
     inner = thread.engine
@@ -88,3 +88,48 @@ def test_seeds_that_follow_from_a_seed():
     assert len(seeds) == 400
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derived(1, 2) == derived(1, 2) != derived(1, 2, 0)
+
+
+@pytest.fixture
+def replica(language_model):
+    """A replica's engine, on a loop of its own, lent to this process; and what ends it."""
+    spec = EngineSpec(model=str(language_model.folder), engine="torch", dtype="float32")
+    owner = EngineThread(lambda: make_engine(spec))
+
+    async def offer() -> None:
+        lend(spec, owner.engine)
+
+    async def end() -> None:
+        take_back(owner.engine)
+        await owner.engine.close()
+
+    owner.call(offer())
+    yield owner, lambda: owner.call(end())
+    take_back(owner.engine)
+
+
+def test_a_replicas_engine_is_used_and_not_loaded_twice(replica, language_model):
+    owner, _ = replica
+    shared = llm_engine(str(language_model.folder))  # with whatever auto stands for: it is there
+    assert shared.engine is owner.engine
+    assert llm_engine(str(language_model.folder), dtype="float32", engine="torch").engine is owner.engine
+    assert llm_engine(str(language_model.folder), dtype="bfloat16").engine is not owner.engine
+    alone = owner.complete(ask("the same", owner)).result(60)
+    assert shared.complete(ask("the same", shared, max_tokens=8)).result(60).text == alone.text
+
+
+def test_who_used_a_replica_that_ends_goes_on_without_it(replica, language_model):
+    owner, end = replica
+    model = str(language_model.folder)
+    shared = llm_engine(model)
+    alone = owner.complete(ask("to the end", owner, max_tokens=300, ignore_eos=True)).result(60)
+    future = shared.complete(ask("to the end, ", shared, max_tokens=300, ignore_eos=True))
+    end()
+    assert future.result(60).completion_tokens == alone.completion_tokens
+    assert llm_engine(model).engine is not owner.engine
+
+
+def test_the_engine_is_the_donors(language_model, monkeypatch):
+    monkeypatch.setenv("GPU_LLM_ENGINE", "transformers")
+    monkeypatch.setattr(resident, "_configured_engine", resident._configured_engine.__wrapped__)
+    assert llm_engine(str(language_model.folder), dtype="float32").facts.backend == "transformers"

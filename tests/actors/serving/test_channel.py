@@ -139,7 +139,7 @@ async def test_a_client_that_reads_nothing_has_its_tokens_joined_and_misses_none
         connection.send({"op": "open", "stream": 1, "request": request_to_wire(asked), "credit": 10**6})
         await until(lambda: engine.streams)
         await until(lambda: not engine.streams)  # it got on without its reader
-        assert there.transport.get_write_buffer_size() < 2000
+        assert there.transport.get_write_buffer_size() < 10_000  # all of them would be several times as much
         writer.transport.resume_reading()
         tokens, pieces = [], 0
         async with asyncio.timeout(DEADLINE):

@@ -9,8 +9,10 @@ from chain_engine import answer_to, text_of
 from serving_helpers import DEADLINE, MODEL, QUICK, Reader, a_request, chain, donors, ready, serving, small_grid, until
 from small_cluster import donor
 
+from idlegrid.actors.llm import resident
 from idlegrid.actors.llm.engine_face import QueueFull
 from idlegrid.actors.llm.request import FinishReason, Request, RequestRefused
+from idlegrid.actors.llm.resident import llm_engine
 from idlegrid.pipelines.llm.deployment import Deployment, Phase
 from idlegrid.pipelines.llm.router import NoReplica
 from idlegrid.pipelines.llm.service import LlmService, UnknownModel
@@ -154,6 +156,11 @@ async def test_closing_gives_every_place_back_and_leaves_no_thread():
     async with small_grid(llm("a"), llm("b")) as c:
         async with serving(c.client, chain(2)):
             assert sum(thread.name == "idlegrid-host" for thread in threading.enumerate()) == 2
+            # tasks on the same worker use the replica's engine, instead of loading the model once more
+            assert llm_engine(MODEL, engine="chain_engine:make").facts.model == MODEL
+            assert len(resident._lent) == 2
+            assert not resident._engines._models
+        assert not resident._lent
         await until(lambda: not c.scheduler.tasks)
         await until(lambda: c.load("a").running + c.load("b").running == 0)
         await until(lambda: all(thread.name != "idlegrid-host" for thread in threading.enumerate()))
