@@ -126,14 +126,14 @@ def test_an_exception_is_told_by_its_place_not_by_its_words(log):
             raise RuntimeError(f"parameters: {CANARY}") from error
     except RuntimeError:
         logger("idlegrid.test").exception("it.failed", job_id="j")
-        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+        logging.getLogger("a.library").exception("Exception in ASGI application")
     assert CANARY not in log.getvalue()
     ours, theirs = lines(log)
     for line in (ours, theirs):
         assert (line["exception"], line["causes"]) == ("RuntimeError", ["ValueError"])
         assert line["frames"][-1].endswith("test_an_exception_is_told_by_its_place_not_by_its_words")
     assert ours["job_id"] == "j"
-    assert theirs["logger"] == "uvicorn.error"
+    assert theirs["logger"] == "a.library"
 
 
 def test_without_configuration_nothing_is_printed(capsys):
