@@ -17,12 +17,11 @@ def opened(values: Settings) -> Iterator[Store]:
     from ..ports import CannotStart
 
     try:
-        from ...grid.store import open_store
+        from ..storing import connected
     except ModuleNotFoundError as error:
         raise CannotStart(f"this needs the extra `api` (pip install 'idlegrid[api]'): {error}") from error
-    database = values.database
     try:
-        store = open_store(database.url, pool_size=1, timeout=database.timeout)
+        store = connected(values)
     except ValueError as error:
         raise CannotStart(f"database.url: {error}") from error
     try:
