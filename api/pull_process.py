@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from .parent import tie_to_parent
 
 TOKEN = "IDLEGRID_API_WORKER_TOKEN"  # noqa: S105 - the variable's name
-OUTBOX_PATIENCE = 5.0
-"""Seconds that a worker which leaves takes to deliver what is in its outbox; the rest stays on disk."""
+SPOOL_PATIENCE = 5.0
+"""Seconds that a worker which leaves takes to deliver what is in its spool; the rest stays on disk."""
 PARTING = 2.0
 """Seconds after which an idle worker does not wait for the answer to its last question any more."""
 REFUSED = 1
@@ -47,7 +47,7 @@ def _work(urls: tuple[str, ...], stop: threading.Event) -> int:
         pass
     own.finish(None)
     asking.join(PARTING)
-    own.outbox.flush(OUTBOX_PATIENCE)
+    own.spool.flush(SPOOL_PATIENCE)
     if puller.refused is not None:
         print(f"error: {puller.refused}", file=sys.stderr, flush=True)
         return REFUSED

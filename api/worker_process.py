@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..grid.donors import Donor
     from ..pipelines.dispatch.desk import Desk
 
-OUTBOX_PATIENCE = 5.0
-"""Seconds that a worker which leaves takes to deliver what is in its outbox; the rest stays on disk."""
+SPOOL_PATIENCE = 5.0
+"""Seconds that a worker which leaves takes to deliver what is in its spool; the rest stays on disk."""
 LOOK_EVERY = 0.1
 FIND_EVERY = 0.5
 """Seconds between two looks for a scheduler."""
@@ -99,7 +99,7 @@ async def _work(orders: Orders) -> None:
         await first_of(stop.wait(), asyncio.to_thread(own.finish, None))
     if stop.is_set():
         await _leave(orders, donor, worker, own)
-    await asyncio.to_thread(own.outbox.flush, OUTBOX_PATIENCE)
+    await asyncio.to_thread(own.spool.flush, SPOOL_PATIENCE)
 
 
 async def _leave(orders: Orders, donor: Donor, worker: Any, own: Desk) -> None:

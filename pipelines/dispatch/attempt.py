@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from distributed import get_worker
 
-from .assignment import Assignment
 from .desk import desk
 from .runner import Outcome
+from .work_order import WorkOrder
 
 
 class NotBegun(Exception):
     """The attempt never began here, so whoever holds the claim may give it back."""
 
 
-def run(assignment: Assignment) -> str:
+def run(order: WorkOrder) -> str:
     """The Dask task. Gives the `Outcome` as a text; raises NotBegun."""
-    outcome = desk(worker_id()).run(assignment)
+    outcome = desk(worker_id()).run(order)
     if outcome is Outcome.UNREACHED:
-        raise NotBegun(f"attempt {assignment.name} could not reach the service from this worker")
+        raise NotBegun(f"attempt {order.name} could not reach the service from this worker")
     return outcome.value
 
 

@@ -1,35 +1,35 @@
-"""What all attempts of one worker process share: who it is, its connections, its outbox, and how many run."""
+"""What all attempts of one worker process share: who it is, its connections, its spool, and how many run."""
 
 from __future__ import annotations
 
 import threading
 
-from .assignment import Assignment, this_process
 from .doors import Doors
-from .outbox import Outbox, default_folder
 from .runner import Outcome, run_attempt
+from .spool import Spool, default_folder
+from .work_order import WorkOrder, this_process
 
 
 class Desk:
     """Does the attempts of one worker in one process."""
 
-    def __init__(self, worker_id: str, *, doors: Doors | None = None, outbox: Outbox | None = None) -> None:
-        """Begins to tell what an earlier process of this worker left in the outbox."""
+    def __init__(self, worker_id: str, *, doors: Doors | None = None, spool: Spool | None = None) -> None:
+        """Begins to tell what an earlier process of this worker left in the spool."""
         self.who = this_process(worker_id)
         self.doors = doors or Doors()
-        self.outbox = outbox or Outbox(default_folder(worker_id), self.doors)
-        self.outbox.start(self.who)
+        self.spool = spool or Spool(default_folder(worker_id), self.doors)
+        self.spool.start(self.who)
         self._lock = threading.Lock()
         self._running = 0
         self.idle = threading.Event()
         """Set while no attempt runs."""
         self.idle.set()
 
-    def run(self, assignment: Assignment) -> Outcome:
+    def run(self, order: WorkOrder) -> Outcome:
         """Do one attempt in this thread."""
         self._count(1)
         try:
-            return run_attempt(assignment, self.who, self.doors, self.outbox)
+            return run_attempt(order, self.who, self.doors, self.spool)
         finally:
             self._count(-1)
 
@@ -39,12 +39,12 @@ class Desk:
         What still runs then is left to whoever comes when its lease ends: that its process ends is not its fault.
         """
         idle = self.idle.wait(patience)
-        self.outbox.unmark_all()
+        self.spool.unmark_all()
         return idle
 
     def close(self) -> None:
-        """Close connections and outbox; what is not delivered stays on disk."""
-        self.outbox.close()
+        """Close connections and spool; what is not delivered stays on disk."""
+        self.spool.close()
         self.doors.close()
 
     def _count(self, change: int) -> None:

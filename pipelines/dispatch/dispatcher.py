@@ -32,9 +32,9 @@ from ...grid.config.jobs import Jobs
 from ...grid.job_types import UnknownJobTypeError, job_type, job_types
 from ...grid.jobs import Ask
 from ...grid.store import Claim, Stale, Store, StoreUnavailable
-from .assignment import Assignment
 from .capacity import Group, groups, open_workers, welcome, without_dead_ends
 from .link import Link, LinkLost, linked
+from .work_order import WorkOrder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,7 +59,7 @@ SUSPECT_FOR = 15.0
 SWEEP_EVERY = 1.0
 EXPIRE_EVERY = 600.0
 SPARE = timedelta(hours=1)
-"""A capability outlives its attempt by so much: results may come late out of a worker's outbox."""
+"""A capability outlives its attempt by so much: results may come late out of a worker's spool."""
 _RESTING = 100_000
 """Jobs whose rests are remembered."""
 
@@ -211,14 +211,14 @@ class Dispatcher:
             return
         self._rests.pop(job.id, None)
         now = asyncio.get_running_loop().time()
-        assignment = self._assignment(claim)
-        future = link.submit(ask, assignment, partial(self._heard, assignment.name))
-        self._flights[assignment.name] = Flight(claim, future, now, now)
+        order = self._work_order(claim)
+        future = link.submit(ask, order, partial(self._heard, order.name))
+        self._flights[order.name] = Flight(claim, future, now, now)
 
-    def _assignment(self, claim: Claim) -> Assignment:
+    def _work_order(self, claim: Claim) -> WorkOrder:
         job, jobs = claim.job, self._terms.jobs
         expires = claim.lease_until + timedelta(seconds=job.timeout_seconds) + SPARE
-        return Assignment(
+        return WorkOrder(
             job_id=job.id,
             fence=claim.fence,
             type=job.type,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from ...grid.capability import HEADER
-from .assignment import Assignment, Identity
+from .work_order import Identity, WorkOrder
 
 CONNECT = 2.0
 """Seconds to reach the service."""
@@ -51,12 +51,12 @@ class Doors:
         self._lock = threading.Lock()
         self._preferred: dict[tuple[str, ...], int] = {}
 
-    def progress(self, attempt: Assignment, who: Identity, body: Mapping[str, Any], timeout: float) -> Lease:
+    def progress(self, attempt: WorkOrder, who: Identity, body: Mapping[str, Any], timeout: float) -> Lease:
         """Say that the attempt lives. Raises Away, Gone or Unfit."""
         answer = self._post(attempt, who, "progress", json.dumps(body).encode(), timeout)
         return Lease(float(answer["lease_seconds"]), bool(answer["cancel"]))
 
-    def complete(self, attempt: Assignment, who: Identity, body: bytes, timeout: float) -> str:
+    def complete(self, attempt: WorkOrder, who: Identity, body: bytes, timeout: float) -> str:
         """Say how the attempt ended (JSON). The job's status from then on. Raises Away, Gone or Unfit."""
         return str(self._post(attempt, who, "complete", body, timeout)["status"])
 
@@ -86,7 +86,7 @@ class Doors:
         """Close all connections."""
         self._http.close()
 
-    def _post(self, attempt: Assignment, who: Identity, door: str, body: bytes, timeout: float) -> Any:
+    def _post(self, attempt: WorkOrder, who: Identity, door: str, body: bytes, timeout: float) -> Any:
         path = f"/api/v1/workers/{quote(who.worker_id, safe='')}/jobs/{quote(attempt.job_id, safe='')}/{door}"
         headers = {HEADER: attempt.token, "Content-Type": "application/json"}
         if attempt.trace_id:

@@ -18,9 +18,9 @@ import dask
 from distributed import Client, Future, fire_and_forget
 
 from ...grid.jobs import Ask
-from .assignment import Assignment
 from .attempt import run
 from .capacity import open_workers
+from .work_order import WorkOrder
 
 CONNECT = 5.0
 """Seconds that a scheduler has to answer."""
@@ -76,13 +76,13 @@ class Link:
         self.proven = True
         return True
 
-    def submit(self, ask: Ask, assignment: Assignment, ended: Callable[[Future], None]) -> Future:
+    def submit(self, ask: Ask, order: WorkOrder, ended: Callable[[Future], None]) -> Future:
         """Send an attempt; `ended` is called in this loop when Dask is done with it.
 
         The task stays at the scheduler even if this process dies: its worker needs nobody but the HTTP service.
         """
         with dask.annotate(grid=ask.to_annotation()):
-            future = self._client.submit(run, assignment, key=assignment.name, retries=0, pure=False)
+            future = self._client.submit(run, order, key=order.name, retries=0, pure=False)
         fire_and_forget(future)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(ended, done))

@@ -1,4 +1,4 @@
-"""A worker that asks for its work: plain HTTP out, no Dask, nothing unpickled. The same attempts, outbox and fences."""
+"""A worker that asks for its work: plain HTTP out, no Dask, nothing unpickled. The same attempts, spool and fences."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from ...grid.acceptance import standing
 from ...grid.donors import Donor, Load
 from ...grid.verdicts import Verdict
-from .assignment import Assignment
 from .desk import Desk
 from .doors import Away
+from .work_order import WorkOrder
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Puller:
         self._starts.begin(self._now())
         began = time.monotonic()
         try:
-            outcome = self._desk.run(assignment(document, self._api))
+            outcome = self._desk.run(work_order(document, self._api))
             logger.info("attempt at %s: %s, %.3f s", document["job_id"], outcome, time.monotonic() - began)
         finally:
             self._starts.end()
@@ -125,9 +125,9 @@ class Puller:
         return min(CLOSED, max(0.0, (verdict.retry_at - self._now()).total_seconds()))
 
 
-def assignment(document: Mapping[str, Any], api: tuple[str, ...]) -> Assignment:
-    """The answer of `next-job` as an assignment."""
-    return Assignment(
+def work_order(document: Mapping[str, Any], api: tuple[str, ...]) -> WorkOrder:
+    """The answer of `next-job` as a work order."""
+    return WorkOrder(
         job_id=document["job_id"],
         fence=document["fence"],
         type=document["type"],

@@ -2,7 +2,7 @@
 
 ::
 
-    begin ──► run(params, context) ──────────────► complete ──► (away?) outbox
+    begin ──► run(params, context) ──────────────► complete ──► (away?) spool
       └─ heart: a sign of life every lease/3 or sooner; hears of cancellation; judges whether the lease still holds
 """
 
@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 from ...actors.llm.engine_face import EngineClosed, QueueFull
 from ...actors.llm.request import RequestRefused
 from ...grid.job_types import Cancelled, JobType, RunContext, job_type
-from .assignment import Assignment, Identity
 from .doors import Away, Doors, Gone, Unfit
-from .outbox import Outbox, failed, head
+from .spool import Spool, failed, head
+from .work_order import Identity, WorkOrder
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MOST_SILENCE = 10.0
 TOKENS_EVERY = 0.1
 """Seconds for which pieces of text are collected before they are told."""
 COMPLETE_PATIENCE = 15.0
-"""Seconds that the service has to take a result before it goes to the outbox."""
+"""Seconds that the service has to take a result before it goes to the spool."""
 
 
 class Outcome(StrEnum):
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
     TOLD = "told"
     """The grid knows how it ended."""
     KEPT = "kept"
-    """The service is away; the outbox tells it later."""
+    """The service is away; the spool tells it later."""
     LOST = "lost"
     """It stopped because its lease may be over: somebody else does the job."""
     REFUSED = "refused"
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 class Heart:
     """Keeps the lease of one attempt, in a thread of its own, and says whether to go on."""
 
-    def __init__(self, attempt: Assignment, who: Identity, doors: Doors, clock: Clock = time.monotonic) -> None:
+    def __init__(self, attempt: WorkOrder, who: Identity, doors: Doors, clock: Clock = time.monotonic) -> None:
         self._attempt, self._who, self._doors, self._clock = attempt, who, doors, clock
         self._lease, self._renewed, self._began = attempt.lease_seconds, clock(), clock()
         self._why: str | None = None
@@ -175,7 +175,7 @@ class Heart:
 
 
 def run_attempt(
-    attempt: Assignment, who: Identity, doors: Doors, outbox: Outbox, *, clock: Clock = time.monotonic
+    attempt: WorkOrder, who: Identity, doors: Doors, spool: Spool, *, clock: Clock = time.monotonic
 ) -> Outcome:
     """Do the attempt in this thread. Raises nothing that the job does: its end is told, or kept to be told."""
     heart = Heart(attempt, who, doors, clock)
@@ -187,17 +187,17 @@ def run_attempt(
     except (Gone, Unfit) as error:
         logger.info("attempt %s did not begin: %s", attempt.name, error)
         return Outcome.REFUSED
-    outbox.mark(attempt, who)
+    spool.mark(attempt, who)
     try:
         end = _computed(attempt, who, heart)
         heart.end()
-        return Outcome.LOST if end is None else _told(attempt, who, end, doors, outbox)
+        return Outcome.LOST if end is None else _told(attempt, who, end, doors, spool)
     finally:
         heart.end()
-        outbox.unmark(attempt)
+        spool.unmark(attempt)
 
 
-def _computed(attempt: Assignment, who: Identity, heart: Heart) -> bytes | None:
+def _computed(attempt: WorkOrder, who: Identity, heart: Heart) -> bytes | None:
     """The attempt's last word, as the door `complete` takes it. None: there is nothing to say any more."""
     context = RunContext(cancelled=heart.stopped, progress=heart.progress, tokens=heart.tokens)
     try:
@@ -217,7 +217,7 @@ _WHY = {
 }
 
 
-def _run(kind: JobType, attempt: Assignment, context: RunContext) -> BaseModel:
+def _run(kind: JobType, attempt: WorkOrder, context: RunContext) -> BaseModel:
     return kind.run(kind.Params.model_validate(dict(attempt.params)), context)
 
 
@@ -236,7 +236,7 @@ def _brief(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or "no reason given"
 
 
-def _result(attempt: Assignment, who: Identity, result: BaseModel, seconds: float) -> bytes:
+def _result(attempt: WorkOrder, who: Identity, result: BaseModel, seconds: float) -> bytes:
     """The result, encoded once; as the door `complete` takes it."""
     document = result.model_dump_json()
     size = len(document.encode())
@@ -252,12 +252,12 @@ def _result(attempt: Assignment, who: Identity, result: BaseModel, seconds: floa
     return f'{json.dumps(facts)[:-1]}, "result": {document}}}'.encode()
 
 
-def _told(attempt: Assignment, who: Identity, end: bytes, doors: Doors, outbox: Outbox) -> Outcome:
+def _told(attempt: WorkOrder, who: Identity, end: bytes, doors: Doors, spool: Spool) -> Outcome:
     try:
         doors.complete(attempt, who, end, COMPLETE_PATIENCE)
     except Away as error:
-        logger.warning("the end of attempt %s goes to the outbox: %s", attempt.name, error)
-        outbox.keep(attempt, who, end)
+        logger.warning("the end of attempt %s goes to the spool: %s", attempt.name, error)
+        spool.keep(attempt, who, end)
         return Outcome.KEPT
     except Gone as error:
         logger.info("the end of attempt %s came too late: %s", attempt.name, error)

@@ -132,3 +132,11 @@ async def test_a_rule_that_fails_is_told_as_such(monkeypatch):
         await until(lambda: c.state(future) == "no-worker")
         monkeypatch.setattr(why_module, "explain", broken)
         assert verdicts(await why(c, future)) == {"a": "policy_error"}
+
+
+async def test_what_is_no_task_yet_is_answered_too():
+    async with cluster(donor("here"), donor("llm", types=["llm"])) as c:
+        ask = annotation(model="m")["grid"]
+        answer = await c.client.scheduler.grid_explain(ask=ask, key="a job")
+        assert verdicts(answer) == {"here": "accepted", "llm": "type_not_supported"}
+        assert not c.scheduler.tasks

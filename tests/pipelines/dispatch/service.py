@@ -16,7 +16,7 @@ from idlegrid.api.http.jobs_door import JobDoor
 from idlegrid.grid import capability
 from idlegrid.grid.config import Settings
 from idlegrid.grid.store import Claim, NewJob, Store
-from idlegrid.pipelines.dispatch.assignment import Assignment
+from idlegrid.pipelines.dispatch.work_order import WorkOrder
 
 SECRET = b"of the tests only, 32 bytes long"
 URL = "http://127.0.0.1"
@@ -73,22 +73,22 @@ class Service(httpx.BaseTransport):
         self._loop.close()
         self._door.close()
 
-    def claimed(self, type_: str, params: dict[str, Any] | None = None, **fields: Any) -> tuple[Claim, Assignment]:
+    def claimed(self, type_: str, params: dict[str, Any] | None = None, **fields: Any) -> tuple[Claim, WorkOrder]:
         """A new job, claimed as a dispatcher does."""
         job = self.store.jobs.accept(NewJob(type=type_, params=params or {}, **fields)).job
         return self.claim(job.id)
 
-    def claim(self, job_id: str) -> tuple[Claim, Assignment]:
+    def claim(self, job_id: str) -> tuple[Claim, WorkOrder]:
         job = self.store.jobs.get(job_id)
         assert job is not None
         lease = self.settings.jobs.lease
         [claim] = self.store.jobs.claim(types=[job.type], limit=1, lease=lease, holder="test", only=job_id)
-        return claim, self.assignment(claim)
+        return claim, self.work_order(claim)
 
-    def assignment(self, claim: Claim) -> Assignment:
+    def work_order(self, claim: Claim) -> WorkOrder:
         job = claim.job
         expires = claim.lease_until + timedelta(seconds=job.timeout_seconds + 3600)
-        return Assignment(
+        return WorkOrder(
             job_id=job.id,
             fence=claim.fence,
             type=job.type,

@@ -17,7 +17,7 @@ from idlegrid.pipelines.dispatch import link
 from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.dispatcher import Dispatcher, Terms
 from idlegrid.pipelines.dispatch.doors import Doors
-from idlegrid.pipelines.dispatch.outbox import Outbox
+from idlegrid.pipelines.dispatch.spool import Spool
 
 DEADLINE = 60.0
 
@@ -36,7 +36,7 @@ class Stage:
     async def join(self, *donors):
         for one in donors:
             doors = Doors(self.service)
-            desks._desks[one.id] = Desk(one.id, doors=doors, outbox=Outbox(self._folder / one.id, doors))
+            desks._desks[one.id] = Desk(one.id, doors=doors, spool=Spool(self._folder / one.id, doors))
             self._desks.append(one.id)
             await self.cluster.join(one)
 

@@ -13,8 +13,8 @@ from idlegrid.grid.store import NewJob
 from idlegrid.pipelines.dispatch import pull
 from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.doors import Doors
-from idlegrid.pipelines.dispatch.outbox import Outbox
 from idlegrid.pipelines.dispatch.pull import Puller, Starts
+from idlegrid.pipelines.dispatch.spool import Spool
 
 URL = ("http://127.0.0.1",)
 NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def donor(**limits):
 
 @pytest.fixture
 def desk(service, tmp_path):
-    desk = Desk("puller", doors=(doors := Doors(service)), outbox=Outbox(tmp_path / "outbox", doors))
+    desk = Desk("puller", doors=(doors := Doors(service)), spool=Spool(tmp_path / "spool", doors))
     yield desk
     desk.close()
 

@@ -9,25 +9,25 @@ import time
 import pytest
 
 from idlegrid.grid.jobs import JobStatus
-from idlegrid.pipelines.dispatch.assignment import Identity
 from idlegrid.pipelines.dispatch.doors import Doors
-from idlegrid.pipelines.dispatch.outbox import LETTER, MARK, Outbox
 from idlegrid.pipelines.dispatch.runner import Heart, Outcome, run_attempt
+from idlegrid.pipelines.dispatch.spool import LETTER, MARK, Spool
+from idlegrid.pipelines.dispatch.work_order import Identity
 
 ME = Identity("worker-1", "incarnation-1")
 DEADLINE = 60.0
 
 
 class Bench:
-    """A worker's process: doors and outbox."""
+    """A worker's process: doors and spool."""
 
     def __init__(self, service, folder):
         self.service, self.folder = service, folder
         self.doors = Doors(service)
-        self.outbox = Outbox(folder, self.doors)
+        self.spool = Spool(folder, self.doors)
 
     def run(self, attempt, who=ME):
-        return run_attempt(attempt, who, self.doors, self.outbox)
+        return run_attempt(attempt, who, self.doors, self.spool)
 
     def aside(self, attempt, who=ME):
         """In a thread; call the answer for the outcome."""
@@ -45,20 +45,20 @@ class Bench:
         return [path.name for path in self.folder.glob(f"*{kind}")]
 
     def end(self):
-        self.outbox.close()
+        self.spool.close()
         self.doors.close()
 
 
 @pytest.fixture
 def bench(service, tmp_path):
-    bench = Bench(service, tmp_path / "outbox")
+    bench = Bench(service, tmp_path / "spool")
     yield bench
     bench.end()
 
 
 @pytest.fixture
 def hasty_bench(hasty, tmp_path):
-    bench = Bench(hasty, tmp_path / "outbox")
+    bench = Bench(hasty, tmp_path / "spool")
     yield bench
     bench.end()
 
@@ -168,7 +168,7 @@ def test_a_result_that_can_t_be_told_is_kept_and_told_later(bench, service):
     assert len(bench.files(LETTER)) == 1
     assert job(service, claim).status is JobStatus.RUNNING
     service.away = False
-    assert bench.outbox.flush(DEADLINE)
+    assert bench.spool.flush(DEADLINE)
     assert (job(service, claim).status, job(service, claim).result["value"]) == (JobStatus.COMPLETED, 3)
 
 
@@ -180,7 +180,7 @@ def test_what_a_dead_process_kept_is_told_by_the_next_one(bench, service):
     assert outcome() is Outcome.KEPT
     bench.end()
     service.away = False
-    after = Outbox(bench.folder, Doors(service))
+    after = Spool(bench.folder, Doors(service))
     after.start(Identity(ME.worker_id, "incarnation-2"))
     until(lambda: job(service, claim).status is JobStatus.COMPLETED)
     until(lambda: not bench.files(LETTER))
@@ -196,7 +196,7 @@ def test_a_late_result_of_an_old_fence_changes_nothing(hasty_bench, hasty):
     until(lambda: hasty.store.jobs.peek(types=["trial"], limit=1))
     second_claim, second = hasty.claim(claim.job.id)
     hasty.away = False
-    assert run_attempt(second, Identity("worker-2", "x"), hasty_bench.doors, hasty_bench.outbox) is Outcome.TOLD
+    assert run_attempt(second, Identity("worker-2", "x"), hasty_bench.doors, hasty_bench.spool) is Outcome.TOLD
     assert outcome() is Outcome.REFUSED
     assert job(hasty, claim).worker_id == "worker-2"
     assert [attempt.outcome for attempt in hasty.store.jobs.attempts(claim.job.id)] == ["lost", "completed"]
@@ -207,9 +207,9 @@ def test_the_mark_of_a_dead_process_is_its_report(bench, service):
     claim, attempt = service.claimed("trial")
     heart = Heart(attempt, ME, bench.doors)
     heart.begin()
-    bench.outbox.mark(attempt, ME)
+    bench.spool.mark(attempt, ME)
     heart.end()  # and here the process is killed
-    after = Outbox(bench.folder, bench.doors)
+    after = Spool(bench.folder, bench.doors)
     after.start(Identity(ME.worker_id, "incarnation-2"))
     assert after.flush(DEADLINE)
     after.close()
@@ -220,19 +220,19 @@ def test_the_mark_of_a_dead_process_is_its_report(bench, service):
 
 def test_a_process_that_leaves_blames_no_job(bench, service):
     _, attempt = service.claimed("trial")
-    bench.outbox.mark(attempt, ME)
-    bench.outbox.unmark_all()
-    after = Outbox(bench.folder, bench.doors)
+    bench.spool.mark(attempt, ME)
+    bench.spool.unmark_all()
+    after = Spool(bench.folder, bench.doors)
     after.start(Identity(ME.worker_id, "incarnation-2"))
     assert after.waiting() == 0
     after.close()
 
 
-def test_two_processes_do_not_share_an_outbox(bench, service):
+def test_two_processes_do_not_share_an_spool(bench, service):
     _, attempt = service.claimed("trial")
-    bench.outbox.start(ME)
-    bench.outbox.mark(attempt, ME)
-    other = Outbox(bench.folder, bench.doors)
+    bench.spool.start(ME)
+    bench.spool.mark(attempt, ME)
+    other = Spool(bench.folder, bench.doors)
     other.start(Identity(ME.worker_id, "incarnation-2"))
     assert bench.files(MARK) == [f"{attempt.name}{MARK}"], "what runs is not reported dead"
     other.close()
@@ -247,7 +247,7 @@ def test_an_attempt_does_not_begin_twice(bench, service):
     assert outcome() is Outcome.TOLD
 
 
-def test_nothing_of_a_client_reaches_the_outbox_or_a_log(bench, service, caplog):
+def test_nothing_of_a_client_reaches_the_spool_or_a_log(bench, service, caplog):
     claim, attempt = service.claimed("trial", {"value": 424242, "seconds": 0.2})
     assert "424242" not in repr(attempt)
     assert attempt.token not in repr(attempt)

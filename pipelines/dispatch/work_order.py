@@ -20,7 +20,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class WorkOrder:
     """One attempt, however it came here: pushed by Dask, or asked for over HTTP. Its text shows neither what a client
     asked for nor the token, since it may end up in a log.
     """

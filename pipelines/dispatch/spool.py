@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from platformdirs import user_data_path
 
-from .assignment import Assignment, Identity
 from .doors import Away, Doors, Gone, Unfit
+from .work_order import Identity, WorkOrder
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ RETRY_FIRST, RETRY_MOST = 0.2, 2.0
 
 
 def default_folder(worker_id: str) -> Path:
-    """Where the outbox of a worker lies: in the user's data folder."""
-    return user_data_path("idlegrid", appauthor=False) / "outbox" / worker_id.replace("/", "_")
+    """Where the spool of a worker lies: in the user's data folder."""
+    return user_data_path("idlegrid", appauthor=False) / "spool" / worker_id.replace("/", "_")
 
 
-class Outbox:
-    """One worker's outbox. Thread-safe; a process has one."""
+class Spool:
+    """One worker's spool. Thread-safe; a process has one."""
 
     def __init__(self, folder: Path, doors: Doors) -> None:
         """Reads nothing before `start`. `folder` is made when it is needed."""
@@ -58,7 +58,7 @@ class Outbox:
             return
         self._lock = _locked(self._folder / "lock")
         if self._lock is None:
-            logger.warning("another process uses the outbox %s", self._folder)
+            logger.warning("another process uses the spool %s", self._folder)
             return
         for path in sorted(self._folder.glob(f"*{MARK}")):
             with suppress(OSError, ValueError, KeyError, TypeError):
@@ -69,13 +69,13 @@ class Outbox:
         if any(self._letters()):
             self._wake()
 
-    def mark(self, attempt: Assignment, who: Identity) -> None:
+    def mark(self, attempt: WorkOrder, who: Identity) -> None:
         """Note that an attempt runs. Best effort: without a mark the lease's end tells of a death, only later."""
         with suppress(OSError):
             self._make()
             _write(self._folder / f"{attempt.name}{MARK}", attempt, who, b"", sync=False)
 
-    def unmark(self, attempt: Assignment) -> None:
+    def unmark(self, attempt: WorkOrder) -> None:
         """The attempt has ended, or is left to whoever comes when its lease ends."""
         with suppress(OSError):
             (self._folder / f"{attempt.name}{MARK}").unlink(missing_ok=True)
@@ -85,7 +85,7 @@ class Outbox:
         for path in self._folder.glob(f"*{MARK}"):
             path.unlink(missing_ok=True)
 
-    def keep(self, attempt: Assignment, who: Identity, body: bytes) -> None:
+    def keep(self, attempt: WorkOrder, who: Identity, body: bytes) -> None:
         """Put how an attempt ended on disk, to be told as soon as the service is there. Raises OSError: disk full."""
         self._make()
         _write(self._folder / f"{attempt.name}{LETTER}", attempt, who, body, sync=True)
@@ -117,7 +117,7 @@ class Outbox:
     def _wake(self) -> None:
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._deliver, name="idlegrid-outbox", daemon=True)
+                self._thread = threading.Thread(target=self._deliver, name="idlegrid-spool", daemon=True)
                 self._thread.start()
         self._news.set()
 
@@ -141,10 +141,10 @@ class Outbox:
                 status = self._doors.complete(attempt, who, body, PATIENCE)
                 logger.info("attempt %s was told late: the job is %s", attempt.name, status)
             except Away as error:
-                logger.info("the outbox waits: %s", error)
+                logger.info("the spool waits: %s", error)
                 return True
             except (Gone, Unfit, OSError, ValueError, KeyError, TypeError) as error:
-                logger.warning("a letter of the outbox is dropped: %s", error)
+                logger.warning("a letter of the spool is dropped: %s", error)
             path.unlink(missing_ok=True)
         return False
 
@@ -155,30 +155,30 @@ class Outbox:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            logger.warning("no outbox can be made in %s: %s", self._folder, error)
+            logger.warning("no spool can be made in %s: %s", self._folder, error)
             return False
         return True
 
 
-def died(attempt: Assignment, who: Identity) -> bytes:
+def died(attempt: WorkOrder, who: Identity) -> bytes:
     """The end of an attempt whose process died, as the door `complete` takes it."""
     return failed(attempt, who, "worker_died", "the worker's process died", retry=True, death=True)
 
 
 def failed(
-    attempt: Assignment, who: Identity, code: str, message: str, *, retry: bool, death: bool = False, seconds: float = 0
+    attempt: WorkOrder, who: Identity, code: str, message: str, *, retry: bool, death: bool = False, seconds: float = 0
 ) -> bytes:
     """The end of an attempt without a result, as the door `complete` takes it."""
     error = {"code": code, "message": message, "retry": retry, "death": death}
     return json.dumps(head(attempt, who) | {"success": False, "error": error, "processing_time": seconds}).encode()
 
 
-def head(attempt: Assignment, who: Identity) -> dict[str, Any]:
+def head(attempt: WorkOrder, who: Identity) -> dict[str, Any]:
     """What every word of an attempt begins with."""
     return {"fence": attempt.fence, "incarnation": who.incarnation}
 
 
-def _write(path: Path, attempt: Assignment, who: Identity, body: bytes, *, sync: bool) -> None:
+def _write(path: Path, attempt: WorkOrder, who: Identity, body: bytes, *, sync: bool) -> None:
     """All of it or nothing under `path`, for this user's eyes only. The client's parameters are not in it."""
     facts = asdict(attempt) | {"params": {}}
     document = {"attempt": facts, "who": asdict(who)}
@@ -196,11 +196,11 @@ def _write(path: Path, attempt: Assignment, who: Identity, body: bytes, *, sync:
         raise
 
 
-def _read(path: Path) -> tuple[Assignment, Identity, bytes]:
+def _read(path: Path) -> tuple[WorkOrder, Identity, bytes]:
     first, _, body = path.read_bytes().partition(b"\n")
     document: dict[str, Any] = json.loads(first)
     facts = document["attempt"]
-    attempt = Assignment(**(facts | {"api": tuple(facts["api"])}))
+    attempt = WorkOrder(**(facts | {"api": tuple(facts["api"])}))
     return attempt, Identity(**document["who"]), body
 
 
