@@ -38,6 +38,7 @@ class TrialParams(BaseModel):
     """Does not hear that it is to stop."""
     words: int = 0
     """Pieces of text to tell."""
+    gpu_memory_gb: float = 0.0
 
 
 class TrialResult(BaseModel):
@@ -57,7 +58,7 @@ class TrialJobType:
         """Set when a run begins."""
 
     def ask(self, params: TrialParams) -> Ask:
-        return Ask(type=self.name)
+        return Ask(type=self.name, gpu_memory_gb=params.gpu_memory_gb)
 
     def run(self, params: TrialParams, context: RunContext = ALONE) -> TrialResult:
         self.started.set()

@@ -60,8 +60,8 @@ SWEEP_EVERY = 1.0
 EXPIRE_EVERY = 600.0
 SPARE = timedelta(hours=1)
 """A capability outlives its attempt by so much: results may come late out of a worker's spool."""
-_RESTING = 100_000
-"""Jobs whose rests are remembered."""
+_REMEMBERED = 100_000
+"""Jobs whose rests, and addresses whose workers are remembered."""
 
 
 @dataclass(slots=True)
@@ -177,6 +177,8 @@ class Dispatcher:
     def _trusted(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """The grid without the workers that did not begin what they were given a moment ago."""
         now = asyncio.get_running_loop().time()
+        if len(self._names) > _REMEMBERED:
+            self._names.clear()
         self._names.update({row["address"]: row["id"] for row in state["workers"]})
         self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
         return {**state, "workers": [row for row in state["workers"] if row["id"] not in self._suspects]}
@@ -206,14 +208,17 @@ class Dispatcher:
             return
         ask = _without(ask, without_dead_ends(claim.excluded, ask, rows) | set(self._suspects))
         if not welcome(ask, rows):
-            rest = self._rests[job.id] = min(REST_MOST, 2 * self._rests.get(job.id, GIVE_BACK / 2))
-            await self._release(claim, rest)
+            await self._release(claim, self._rest(job.id))
             return
-        self._rests.pop(job.id, None)
         now = asyncio.get_running_loop().time()
         order = self._work_order(claim)
         future = link.submit(ask, order, partial(self._heard, order.name))
         self._flights[order.name] = Flight(claim, future, now, now)
+
+    def _rest(self, job_id: str) -> float:
+        """For how long a job rests that nobody who is here may take: longer each time."""
+        rest = self._rests[job_id] = min(REST_MOST, 2 * self._rests.get(job_id, GIVE_BACK / 2))
+        return rest
 
     def _work_order(self, claim: Claim) -> WorkOrder:
         job, jobs = claim.job, self._terms.jobs
@@ -251,6 +256,7 @@ class Dispatcher:
                 await self._failed(flight, await future.exception())
             else:
                 self._silent_starts = 0
+                self._rests.pop(flight.claim.job.id, None)
             future.release()
 
     async def _failed(self, flight: Flight, error: BaseException) -> None:
@@ -290,10 +296,12 @@ class Dispatcher:
         holders = await link.holders() if names else {}
         for name in names:
             flight = self._flights[name]
-            if await self._release(flight.claim, GIVE_BACK):
+            placed = name in holders or not await link.waits(name)
+            job_id = flight.claim.job.id
+            if await self._release(flight.claim, GIVE_BACK if placed else self._rest(job_id)):
                 del self._flights[name]
                 forgotten.append(flight.future)
-                self._silent_starts += 1
+                self._silent_starts += placed  # who waits for memory or a lot was heard of
                 if (suspect := self._names.get(holders.get(name, ""))) is not None:
                     self._suspects[suspect] = asyncio.get_running_loop().time() + SUSPECT_FOR
             else:
@@ -337,7 +345,7 @@ class Dispatcher:
         if now - self._expired >= EXPIRE_EVERY:
             self._expired = now
             await self._call(self._store.jobs.expire, jobs.retention_days * 86_400)
-            if len(self._rests) > _RESTING:
+            if len(self._rests) > _REMEMBERED:
                 self._rests.clear()
 
     async def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -93,6 +93,11 @@ class Link:
         held: Mapping[str, list[str]] = await self._answer(self._client.scheduler.processing(workers=None))
         return {str(key): address for address, keys in held.items() for key in keys}
 
+    async def waits(self, name: str) -> bool:
+        """Whether an attempt waits at the scheduler for a worker that may take it."""
+        answer: Mapping[str, Any] = await self._answer(self._client.scheduler.grid_why(key=name))
+        return bool(answer["state"] == "no-worker")
+
     async def cancel(self, futures: list[Future]) -> None:
         """Have Dask forget tasks that did not begin."""
         if futures:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 
 import pytest
+from distributed import Client as DaskClient
 from grid_processes import Client, drained, grid
 
+from idlegrid.api.ports import Reserved
 from idlegrid.grid.jobs import JobStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -58,3 +63,46 @@ async def test_all_jobs_drain_after_the_last_fault(site, postgres_url, monkeypat
         assert ended["completed"] == len(jobs), "no job was completed twice"
         assert min(g.killed.values()) >= 2
         assert len(g.killed) == 5
+
+
+async def test_a_stock_worker_is_nobodys_after_its_schedulers_death(tmp_path):
+    """The control, and what kept a prototype from draining: Dask's own worker closes itself when its scheduler dies,
+    but waits for the task that it runs. Its process lives, holds its device, and belongs to no scheduler.
+    """
+    place = Reserved("127.0.0.1", 0, "--port")
+    commands = {
+        "scheduler": ["scheduler", "--host", place.host, "--port", str(place.port), "--no-dashboard"],
+        "worker": ["worker", f"tcp://{place.host}:{place.port}", "--no-nanny", "--nthreads", "1", "--no-dashboard"],
+    }
+    running = {}
+
+    def start(name):
+        code = f"from distributed.cli import dask_{name} as c; c.main({commands[name][1:]!r})"
+        running[name] = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, cwd=tmp_path)
+
+    try:
+        start("scheduler")
+        start("worker")
+        async with DaskClient(f"tcp://{place.host}:{place.port}", asynchronous=True, timeout=60) as client:
+            await client.wait_for_workers(1, timeout=60)
+            future = client.submit(time.sleep, 300)
+            await until_async(lambda: client.processing(), lambda held: any(held.values()))
+            running["scheduler"].kill()
+            running["scheduler"].wait(30)
+            del future
+        start("scheduler")
+        async with DaskClient(f"tcp://{place.host}:{place.port}", asynchronous=True, timeout=60) as client:
+            await asyncio.sleep(3.0)  # an idle one would have ended long ago, ours would have been replaced
+            assert running["worker"].poll() is None, "it still holds its device"
+            assert (await client.scheduler.identity())["workers"] == {}, "and works for nobody"
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait(30)
+        place.close()
+
+
+async def until_async(ask, enough):
+    async with asyncio.timeout(60):
+        while not enough(await ask()):  # noqa: ASYNC110 - another process's
+            await asyncio.sleep(0.05)

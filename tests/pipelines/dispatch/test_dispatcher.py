@@ -190,3 +190,17 @@ async def test_without_a_scheduler_nothing_is_claimed(service, caplog, monkeypat
         await running
     assert "no scheduler answers at tcp://127.0.0.1:1" in said[0]
     assert service.store.jobs.get(job.job.id).fence == 0
+
+
+async def test_a_job_for_which_there_is_no_memory_waits_without_harm(service, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BEGIN_WITHIN", 0.3)
+    monkeypatch.setattr(module, "SILENT_STARTS", 1)
+    said = []
+    async with staged(service, tmp_path, taker("small", gpu_model="T4", gpu_memory_gb=8.0)) as stage:
+        stage.dispatcher._say = said.append
+        job_id = stage.submit({"gpu_memory_gb": 16.0})
+        await stage.until(lambda: stage.outcomes(job_id).count("released") >= 2)
+        assert (await stage.final(stage.submit())).status is JobStatus.COMPLETED
+        assert said == [], "the link is not to blame"
+        await stage.join(taker("large", gpu_model="A100", gpu_memory_gb=80.0))
+        assert (await stage.final(job_id)).worker_id == "large"
