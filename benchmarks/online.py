@@ -67,9 +67,15 @@ class Grid:
 @contextmanager
 def grid(model: str) -> Iterator[Grid]:
     command = [sys.executable, "-m", "idlegrid.api.cli", "up", "--workers", "1", "--port", "0", "--llm", model]
-    environment = os.environ | {"IDLEGRID_SCHEDULER_PORT": "0"}
+    data = tempfile.TemporaryDirectory(prefix="idlegrid-bench-")  # of its own: no jobs of another grid
+    ports = {"IDLEGRID_SCHEDULER_PORT": "0", "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0"}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=os.environ | ports | {"XDG_DATA_HOME": data.name},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None
@@ -78,7 +84,7 @@ def grid(model: str) -> Iterator[Grid]:
             line = process.stdout.readline()
             assert line, said
             said += line
-        url, scheduler = re.search(r"http://\S+(?=/v1)", said), re.search(r"(tcp://\S+) with", said)
+        url, scheduler = re.search(r"http://\S+(?=/v1)", said), re.search(r"(tcp://[\d.:]+)", said)
         assert url is not None, said
         assert scheduler is not None, said
         _until_it_answers(url[0], model)
@@ -88,8 +94,9 @@ def grid(model: str) -> Iterator[Grid]:
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(60)
         process.kill()
+        data.cleanup()
 
 
 def listener(port: int) -> int:

@@ -4,5 +4,10 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[2]
-for folder in (Path(__file__).parent, TESTS / "actors" / "serving", TESTS / "scheduler_plugins"):
+for folder in (
+    Path(__file__).parent,
+    TESTS / "actors" / "serving",
+    TESTS / "scheduler_plugins",
+    TESTS / "api" / "http",
+):
     sys.path.insert(0, str(folder))

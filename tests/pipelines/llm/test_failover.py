@@ -1,14 +1,19 @@
 """Worker processes are killed, frozen and gone: the reader gets the tokens of an undisturbed run, and one end."""
 
 import asyncio
+import json
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+import httpx
 import pytest
+import uvicorn
 from chain_engine import answer_to, hosts_here, text_of
 from distributed import Client
+from hash_embedder import HashEmbedder
 from serving_helpers import (
+    DEADLINE,
     MODEL,
     QUICK,
     Reader,
@@ -22,6 +27,9 @@ from serving_helpers import (
 )
 
 from idlegrid.actors.llm.request import FinishReason, Sampling
+from idlegrid.api.http import create_app
+from idlegrid.api.llm_backend import ServiceBackend
+from idlegrid.grid.config import Settings
 from idlegrid.pipelines.llm.deployment import Deployment, Phase
 from idlegrid.pipelines.llm.journal import Journal
 from idlegrid.scheduler_plugins.scheduler import GridScheduler
@@ -106,9 +114,8 @@ async def test_the_only_replica_is_killed_and_the_stream_goes_on_when_another_ha
         assert reader.taken_by == [victim, *({"a", "b"} - {victim})]
 
 
-@pytest.mark.parametrize("fault", ["forgets", "restarts"])
-async def test_control_without_the_journal_tokens_are_repeated(fault, monkeypatch):
-    """The same death with a router that only asks again. It may never pass the other tests."""
+def without_a_journal(monkeypatch, fault):
+    """A router that only asks again: for the whole answer (``forgets``), or for all but the last token."""
 
     def begin(self, timeout):
         self.attempt += 1
@@ -119,6 +126,53 @@ async def test_control_without_the_journal_tokens_are_repeated(fault, monkeypatc
 
     monkeypatch.setattr(Journal, "begin", begin)
     monkeypatch.setattr(Journal, "take", naive_take)
+
+
+@asynccontextmanager
+async def over_http(service):
+    """The URL of chat completions, on a server of this loop."""
+    app = create_app(HashEmbedder(), Settings(), ServiceBackend(service))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
+    socket = server.config.bind_socket()
+    socket.listen()
+    serving_it = asyncio.create_task(server.serve(sockets=[socket]))
+    yield "http://{}:{}/v1/chat/completions".format(*socket.getsockname())
+    server.should_exit = True
+    await asyncio.wait_for(serving_it, DEADLINE)
+    socket.close()
+
+
+HTTP = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "seed": 5, "max_tokens": 150, "stream": True}
+
+
+async def text_over_http(url, after, then):
+    """The text of a streamed answer; `then` is called when so many pieces of it have come."""
+    pieces = []
+    async with httpx.AsyncClient(timeout=DEADLINE) as client, client.stream("POST", url, json=HTTP) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                document = json.loads(line.removeprefix("data: "))
+                pieces += [choice["delta"].get("content", "") for choice in document["choices"]]
+                if len(pieces) == after:
+                    then()
+    return "".join(pieces)
+
+
+@pytest.mark.parametrize("protected", [True, False], ids=["as it is", "control"])
+async def test_over_http_the_text_is_that_of_an_undisturbed_run(protected, monkeypatch):
+    if not protected:
+        without_a_journal(monkeypatch, "forgets")
+    right = text_of(answer_to(a_request(n=150, prompt=tuple(b"Hi"), sampling=Sampling(max_tokens=150, seed=5))))
+    async with served(chain(2, **PACED), "a", "b") as (grid, service), over_http(service) as url:
+        text = await text_over_http(url, 20, lambda: grid.kill(holder(service)))
+        assert (text == right) is protected
+        assert service._models[MODEL].router.losses == 1
+
+
+@pytest.mark.parametrize("fault", ["forgets", "restarts"])
+async def test_control_without_the_journal_tokens_are_repeated(fault, monkeypatch):
+    """The same death with a router that only asks again. It may never pass the other tests."""
+    without_a_journal(monkeypatch, fault)
     async with served(chain(2, **PACED), "a", "b") as (grid, service):
         reader = Reader(service, a_request(n=60))
         await reader.at_least(20)
