@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from distributed import Client
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.registry import get_backend
 from distributed.utils import format_dashboard_link
 
 PATIENCE = 5.0
@@ -17,9 +19,18 @@ def connect(address: str, *, timeout: float = PATIENCE, **options: Any) -> Clien
     With `asynchronous=True` the client comes unconnected: enter it, or await it.
     """
     try:
+        _check(address)  # before there is a client: one that fails so early can be waited for without end
         return Client(address, timeout=timeout, **options)
     except (OSError, TimeoutError, ValueError) as error:
         raise unreachable(address, timeout, error) from None
+
+
+def _check(address: str) -> None:
+    """Raise ValueError when this can't be the address of a scheduler."""
+    scheme, place = parse_address(address)
+    get_backend(scheme)
+    if scheme != "inproc":
+        parse_host_port(place)
 
 
 def unreachable(address: str, timeout: float, error: Exception) -> ConnectionError:

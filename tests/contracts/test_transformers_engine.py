@@ -9,6 +9,8 @@ from idlegrid.actors.llm.engine_face import EngineClosed
 from idlegrid.actors.llm.request import FinishReason
 from idlegrid.actors.llm.transformers_engine import TransformersEngine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def make_engine(language_model):

@@ -14,6 +14,8 @@ from idlegrid.grid.acceptance import suits
 from idlegrid.grid.jobs import Ask
 from idlegrid.grid.regions import REGIONS
 
+pytestmark = pytest.mark.slow
+
 CODES = tuple(REGIONS)[:3]
 TYPES = ("embedding", "llm")
 

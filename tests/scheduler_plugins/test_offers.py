@@ -13,6 +13,8 @@ from idlegrid.grid.acceptance import admits
 from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.placer import lot
 
+pytestmark = pytest.mark.slow
+
 NIGHT = {"working_hours_start": 22, "working_hours_end": 6}
 
 

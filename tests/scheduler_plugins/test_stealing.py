@@ -12,6 +12,8 @@ from small_tasks import Gauge, gauges, hold, measured, nap
 
 from idlegrid.scheduler_plugins.stealing import GridStealing, worth_moving
 
+pytestmark = pytest.mark.slow
+
 times = st.floats(0.001, 1e4)
 
 

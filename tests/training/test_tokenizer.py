@@ -7,6 +7,8 @@ from tasks import Task
 from tokenizer import encode, train_tokenizer
 from words import CITIES, NAMES, WORDS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

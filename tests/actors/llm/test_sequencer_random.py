@@ -6,10 +6,13 @@ T1, T3 and T6 of the specification, without torch: the stage behind the sequence
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from sequencer_drive import Drive, any_config
+
+pytestmark = pytest.mark.slow
 
 
 class SequencerMachine(RuleBasedStateMachine):

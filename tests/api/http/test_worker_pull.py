@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 from jobs_service import EMBED, WORKER_TOKEN, Service, Worker, claim
 
 from idlegrid.grid.capability import check
 from idlegrid.grid.pulling import PATIENCE
+
+pytestmark = pytest.mark.slow
 
 LLM = {"type": "llm", "params": {"prompt": "x"}}
 

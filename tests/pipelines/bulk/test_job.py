@@ -19,6 +19,8 @@ from idlegrid.pipelines.bulk import (
 )
 from idlegrid.pipelines.bulk.part import KEY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def quick_calibration(monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 
+import pytest
 from service import SECRET, URL
 from small_cluster import cluster, donor
 
@@ -18,6 +19,8 @@ from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.dispatcher import Dispatcher, Terms
 from idlegrid.pipelines.dispatch.doors import Doors
 from idlegrid.pipelines.dispatch.spool import Spool
+
+pytestmark = pytest.mark.slow
 
 DEADLINE = 60.0
 

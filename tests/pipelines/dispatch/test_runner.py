@@ -14,6 +14,8 @@ from idlegrid.pipelines.dispatch.runner import Heart, Outcome, run_attempt
 from idlegrid.pipelines.dispatch.spool import LETTER, MARK, Spool
 from idlegrid.pipelines.dispatch.work_order import Identity
 
+pytestmark = pytest.mark.slow
+
 ME = Identity("worker-1", "incarnation-1")
 DEADLINE = 60.0
 

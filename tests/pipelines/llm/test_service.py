@@ -17,6 +17,8 @@ from idlegrid.pipelines.llm.deployment import Deployment, Phase
 from idlegrid.pipelines.llm.router import NoReplica
 from idlegrid.pipelines.llm.service import LlmService, UnknownModel
 
+pytestmark = pytest.mark.slow
+
 
 def llm(id_, **fields):
     return donor(id_, types=("llm",), **fields)
