@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 
 from sqlalchemy import create_engine, text
 
+from idlegrid.api.parent import VARIABLE as PARENT
+from idlegrid.api.parent import tie_to_parent
 from idlegrid.grid.store import NewJob, Stale, Store, StoreUnavailable, open_store
 
 LEASE, WORK = 1.0, 0.03
@@ -93,17 +96,17 @@ class Herd:
 
     def start(self, name: str, body: Callable[[], None]) -> None:
         self.bodies[name] = body
+        os.environ[PARENT] = str(os.getpid())
         pid = os.fork()
         if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            code = 1
             try:
+                tie_to_parent()
                 random.seed(os.getpid())
                 body()
-            except BaseException as error:  # noqa: BLE001 - a fork must never return into pytest
+            except BaseException as error:  # noqa: BLE001 - a fork must never return into the loop
                 os.write(2, f"{name}: {error!r}\n".encode())
             finally:
-                os._exit(code)
+                os._exit(1)
         self.pids[name] = pid
 
     def kill(self, name: str) -> None:
@@ -149,16 +152,20 @@ class Acked:
 
 
 def torment(herd: Herd, acked: Acked, seconds: float, faults: int, jobs: int) -> None:
-    """A fault every 60 ms: kills, and freezes beyond the lease."""
+    """A fault every 60 ms: kills, and freezes beyond the lease. Until there were enough, or standard input has news."""
     began = time.monotonic()
-    while (now := time.monotonic()) < began + seconds or sum(herd.faults.values()) < faults or len(acked.ids()) < jobs:
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        now = time.monotonic()
+        if now > began + seconds and sum(herd.faults.values()) >= faults and len(acked.ids()) >= jobs:
+            break
         time.sleep(random.expovariate(1 / 0.06))
         herd.thaw(now)
         draw = random.random()
-        if draw < 0.7:
-            herd.restart(f"worker-{random.randrange(WORKERS)}", "worker killed")
-        elif draw < 0.9:
-            herd.freeze(f"worker-{random.randrange(WORKERS)}", 2 * LEASE)
+        awake = [name for name in herd.pids if name.startswith("worker") and name not in herd.frozen]
+        if draw < 0.7 and awake:
+            herd.restart(random.choice(awake), "worker killed")
+        elif draw < 0.9 and len(awake) > WORKERS // 2:
+            herd.freeze(random.choice(awake), 2 * LEASE)  # and nobody kills it before it wakes, late
         else:
             herd.restart(f"client-{random.randrange(CLIENTS)}", "client killed")
     herd.thaw(float("inf"))
@@ -167,11 +174,10 @@ def torment(herd: Herd, acked: Acked, seconds: float, faults: int, jobs: int) ->
 def main() -> None:
     """``URL SECONDS FAULTS ACKED fenced|unfenced``: torments for so long, and until there were so many of each.
 
-    Prints JSON then; a line on standard input ends the workers, which live on until it comes.
+    Prints JSON then; the end of standard input ends the workers, which live on until it comes.
     """
     url, body = sys.argv[1], {"fenced": worker, "unfenced": unfenced_worker}[sys.argv[5]]
     herd, (read, write) = Herd(), os.pipe()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         for number in range(WORKERS):
             herd.start(f"worker-{number}", partial(body, url, f"w{number}"))

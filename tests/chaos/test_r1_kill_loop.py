@@ -53,9 +53,8 @@ class Loop:
         return json.loads(line)
 
     def end(self):
-        if self.process.poll() is None:
-            self.process.communicate("end\n", timeout=60)
         self.process.stdin.close()
+        self.process.wait(60)
         self.process.stdout.close()
 
 
@@ -132,5 +131,4 @@ def test_without_fences_results_are_doubled(server, url, loop):
             [doubled] = connection.execute(
                 "SELECT count(*) FROM (SELECT 1 FROM counted GROUP BY job_id HAVING count(*) > 1) AS twice"
             ).fetchone()
-    running.process.terminate()
-    running.process.wait(60)
+    running.end()
