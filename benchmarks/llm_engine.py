@@ -9,9 +9,9 @@ prefill included.
   asked ones count.
 - **generate_batch**: transformers' continuous batching with a small cache, 16 sequences. Its steady rate is the
   difference of a long and a short run, so that neither its set-up nor the prompts count; ours is taken the same way.
-- **prefix**: time to the first token of a prompt of 960 tokens (0.5 B: 1,920) of which 90 %, whole blocks, was computed for another,
-  against one that is new. In tokens that is 10; attention, which grows with the square of the length, and what a step
-  costs at least keep it below, the more the smaller the model is.
+- **prefix**: time to the first token of a prompt of 960 tokens (0.5 B: 1,920) of which 90 %, whole blocks, was computed
+  for another, against one that is new. In tokens that is 10; attention, which grows with the square of the length, and
+  what a step costs at least keep it below, the more the smaller the model is.
 
 All sides take turns, and medians are compared. Times are CPU times of the one thread: on a core that nobody else uses
 they are the clock's, and on another one they are less disturbed. idlegrid-tiny is measured on the committed weights,
@@ -58,7 +58,6 @@ BLOCKS = 1024
 CONTEXT = 4096
 SHORT = 8
 """Tokens of the short runs of `generate_batch`."""
-
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,11 @@ class Bench:
     def prefix_ratio(self) -> float:
         """Time to the first token without the shared prefix in the cache, over the time with it."""
         new, hit, common = [], [], self.load.prefix * 9 // 10
+        rest = self.load.prefix - common
         for turn in range(3):
             random = torch.Generator().manual_seed(100 + turn)
             shared = torch.randint(1, self.vocab, (common,), generator=random).tolist()
-            tails = [torch.randint(1, self.vocab, (self.load.prefix - common,), generator=random).tolist() for _ in range(2)]
+            tails = [torch.randint(1, self.vocab, (rest,), generator=random).tolist() for _ in range(2)]
             core = self.core(4, prefix_cache=True)
             new.append(self.first_token(core, shared + tails[0]))
             hit.append(self.first_token(core, shared + tails[1]))
