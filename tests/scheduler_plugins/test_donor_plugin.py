@@ -150,7 +150,7 @@ async def test_a_local_cluster_of_dask_takes_the_plugin():
             processes=True,
             scheduler_kwargs={"preload": ["idlegrid.scheduler_plugins.preload"]},
             plugins=(DonorPlugin(donor("fleet"), per_worker=True),),
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             asynchronous=True,
         ) as local,
         Client(local, asynchronous=True) as client,
