@@ -15,7 +15,7 @@ demo: dev ## a local grid embeds 12,000 real texts, searches them, serves the sa
 	@$(BIN)/python scripts/demo
 
 test: dev lint ## every test: lint, types, import contract, unit, real processes, faults (< 20 min on 2 cores)
-	$(BIN)/pytest
+	scripts/test
 
 test-fast: dev ## the tests without models and processes (< 1 min)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -q
