@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pyarrow.parquet as pq
+import pytest
 
 from idlegrid.pipelines.samples import docstrings, sentences, write_parquet
+
+pytestmark = pytest.mark.slow
 
 
 def test_docstrings_are_many_real_and_different():

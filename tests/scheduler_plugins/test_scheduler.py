@@ -15,6 +15,8 @@ from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.offers import UnreadableAnnotationError
 from idlegrid.scheduler_plugins.scheduler import GridMixin, GridScheduler, attach
 
+pytestmark = pytest.mark.slow
+
 
 class Here:
     """An actor that knows where it lives."""

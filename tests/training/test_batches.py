@@ -6,6 +6,8 @@ import torch
 from batches import IGNORED, UNSEEN, WIDTHS, packed, training_batches
 from tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 BATCH_TOKENS = 1024
 
 

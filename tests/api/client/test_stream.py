@@ -8,6 +8,8 @@ from event_server import TEXTS, event_server
 from idlegrid.api import GridClient
 from idlegrid.api.client import Unavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("torn", [False, True], ids=["between events", "within one"])
 async def test_it_goes_on_behind_the_event_at_which_the_connection_broke(connect, torn):

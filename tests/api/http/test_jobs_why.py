@@ -7,6 +7,8 @@ from jobs_service import EMBED, Says, Service, Worker, claim
 
 from idlegrid.grid.store import Store, WorkerFacts
 
+pytestmark = pytest.mark.slow
+
 ROW = {"worker": "d-1", "name": "desk", "region": "europe-west", "detail": "", "retry_at": None, "score": None}
 ACCEPTS = ROW | {"verdict": "accepted", "score": 80.0}
 BUSY = ROW | {"worker": "d-2", "verdict": "concurrency", "detail": "runs 1 jobs, allows 1"}
