@@ -131,7 +131,7 @@ def jobs_router(door: JobDoor, intake: Intake) -> APIRouter:
     async def list_jobs(
         request: Request,
         status: JobStatus | None = None,
-        type: Annotated[str | None, Query(max_length=64, pattern=r"^[\w.-]+$")] = None,  # noqa: A002 - of the API
+        type: Annotated[str | None, Query(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] = None,  # noqa: A002 - of the API
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
         cursor: Annotated[str | None, Query(max_length=512, pattern=r"^[\x21-\x7e]+$")] = None,
     ) -> JobList:

@@ -108,7 +108,7 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
         request: Request,
         wait: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for work.")] = 20,
         types: Annotated[
-            str | None, Query(max_length=500, pattern=r"^[\w.,-]+$", description="What it runs, with commas.")
+            str | None, Query(max_length=500, pattern=r"^[A-Za-z0-9_.,-]+$", description="What it runs, with commas.")
         ] = None,
         region: Region | None = None,
     ) -> Response | AssignmentDocument:

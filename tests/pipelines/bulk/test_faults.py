@@ -169,7 +169,8 @@ def test_workers_killed_at_random_moments(grid, tmp_path):
     job(path, target, spec=HashSpec(0.004)).run(grid, kill)
     assert not first & set(pids(grid).values())
     assert_complete(tmp_path / "out", rows)
-    assert sum(first == "True" for _, _, first in target.published()) == 64
+    # each part was given its name once; who is killed between that and its note leaves no note
+    assert 64 - len(first) <= sum(mine == "True" for _, _, mine in target.published()) <= 64
     assert target.begun() <= 64 * 1.15
 
 
