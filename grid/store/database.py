@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from platformdirs import user_data_path
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, InternalError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from .errors import StoreUnavailable
@@ -124,6 +125,10 @@ class Database:
             if type(error.orig).__name__ in MISSING:
                 raise StoreUnavailable("the database has not the schema of this version: upgrade it first") from error
             raise
+        except DatabaseError as error:
+            if type(error) is DatabaseError:  # SQLite's word for a file that is damaged, or none of its own
+                raise StoreUnavailable(f"the database can't be used: {_first_line(error)}") from error
+            raise
 
 
 class Session:
@@ -211,18 +216,28 @@ def _sqlite_writer(url: URL, timeout: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            except OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(random.uniform(0, LOCK_POLL))  # noqa: S311 - no secret
-            else:
-                return
+        _patiently(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), timeout)
 
     return engine
+
+
+def _patiently(locking: Callable[[], object], timeout: float) -> None:
+    """Try until the lock is ours; after `timeout` seconds the refusal is raised, any other error at once."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            locking()
+        except (OperationalError, sqlite3.OperationalError) as error:
+            if not _is_locked(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0, LOCK_POLL))  # noqa: S311 - no secret
+        else:
+            return
+
+
+def _is_locked(error: OperationalError | sqlite3.OperationalError) -> bool:
+    code = getattr(error.orig if isinstance(error, OperationalError) else error, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
@@ -244,8 +259,13 @@ def _sqlite_engine(url: URL, pool_size: int, timeout: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+        # A new file changes its journal once, and processes that do so at once find it locked: SQLite does not always
+        # wait here, as each of them may hold what the other one waits for. So the waiting is ours.
+        connection.execute("PRAGMA busy_timeout=0")
+        _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"), timeout)
+        connection.execute(f"PRAGMA busy_timeout={int(timeout * 1000)}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
 

@@ -89,6 +89,34 @@ def test_a_lock_that_is_held_for_long_is_told_not_waited_for(tmp_path: Path):
         assert store.jobs.accept(NewJob(type="noop")).created
 
 
+def test_a_new_file_that_another_process_makes_too_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "grid.db"
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("CREATE TABLE theirs (x)")
+    holder.execute("BEGIN EXCLUSIVE")  # as while it changes its journal
+    pauses = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            holder.execute("ROLLBACK")
+
+    monkeypatch.setattr("idlegrid.grid.store.database.time.sleep", pause)
+    with open_store(f"sqlite:///{path}", timeout=1) as store:
+        store.upgrade()
+        assert store.jobs.accept(NewJob(type="noop")).created
+    assert len(pauses) >= 3
+    holder.close()
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "grid.db"
+    path.write_text("a text, and long enough to be none of SQLite's empty files" * 100)
+    monkeypatch.setattr("idlegrid.grid.store.database.time.sleep", lambda _seconds: pytest.fail("it waited"))
+    with open_store(f"sqlite:///{path}", timeout=60) as store, pytest.raises(StoreUnavailable, match="not a database"):
+        store.jobs.accept(NewJob(type="noop"))
+
+
 def test_its_habits(tmp_path: Path):
     path = tmp_path / "deep" / "er" / "grid.db"
     with open_store(f"sqlite:///{path}") as store:
