@@ -100,6 +100,7 @@ attempts = Table(
     Column("ended_at", BigInteger),
     Column("outcome", Text),
     Column("detail", Text),
+    Column("verdicts", Text),  # what placement said of the donors when it was given
 )
 
 results = Table(
@@ -170,6 +171,18 @@ workers = Table(
     Column("config_version", Integer, nullable=False, server_default="0"),
     Column("registered_at", BigInteger, nullable=False),
     Column("last_heartbeat", BigInteger),
+    Column("gpu_count", Integer, nullable=False, server_default="0"),
+    Column("models", Text),  # ids it is restricted to; null: any model of its types
+    Column("direct_url", Text),  # as the donor says: nobody here ever follows it
+    Column("role", Text, nullable=False, server_default="hybrid"),
+    Column("owner", NAME),  # of the enrolment that let it in
+    Column("incarnation", Text),  # the process that was heard of last
+    Column("paused_reason", Text),
+    Column("report", Text),  # the rest of its last heartbeat
+    Column("commands", Text, nullable=False, server_default="[]"),  # for the worker, until a heartbeat shows them done
+    Column("reliability", Text),  # the score and its terms, as they were counted last
+    Column("blocked_at", BigInteger),  # by an administrator
+    Column("unlocked_at", BigInteger),  # failures before it lock nobody out
 )
 
 sessions = Table(  # one stay of a worker: what its online stability is counted from
@@ -185,17 +198,59 @@ sessions = Table(  # one stay of a worker: what its online stability is counted 
 )
 Index("ix_sessions_worker", sessions.c.worker_id, sessions.c.started_at)
 
-credentials = Table(  # hashes only, of tokens of any kind
+credentials = Table(  # of tokens only keyed digests
     "credentials",
     metadata,
     Column("id", NAME, primary_key=True),
     Column("worker_id", NAME, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("prefix", NAME, nullable=False),
-    Column("sha256", Text, nullable=False),
+    Column("kind", NAME, nullable=False),  # access, refresh or signing
+    Column("prefix", NAME, nullable=False),  # the public beginning of a token; of a signing secret its id
+    Column("digest", Text, nullable=False),  # HMAC-SHA256 of the token under the grid's secret; '' for a signing secret
+    Column("family", NAME, nullable=False),  # all that came of one registration
+    Column("generation", Integer, nullable=False),  # grows by one with each refresh
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("spent_at", BigInteger),  # when a refresh token was turned into the next generation
+    Column("sealed", Text),  # encrypted: a signing secret; the successors of a spent refresh token, for the retry
     Column("revoked_at", BigInteger),
     ForeignKeyConstraint(["worker_id"], ["workers.id"], ondelete="CASCADE"),
 )
-Index("ix_credentials_prefix", credentials.c.prefix)
+Index("ux_credentials_prefix", credentials.c.kind, credentials.c.prefix, unique=True)
+Index("ix_credentials_worker", credentials.c.worker_id, credentials.c.kind)
+
+enrolments = Table(  # tokens that let one donor in, once
+    "enrolments",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("prefix", NAME, nullable=False, unique=True),
+    Column("digest", Text, nullable=False),
+    Column("owner", NAME),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("worker_id", NAME),  # who came with it
+    Column("revoked_at", BigInteger),
+)
+
+nonces = Table(  # signed requests that were accepted: each once
+    "nonces",
+    metadata,
+    Column("key_id", NAME, primary_key=True),
+    Column("nonce", NAME, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+)
+Index("ix_nonces_at", nonces.c.at)
+
+audit = Table(  # what was done with access to the grid; no foreign key: it outlives what it tells of
+    "audit",
+    metadata,
+    Column("seq", NUMBER, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", NAME, nullable=False),
+    Column("worker_id", NAME),
+    Column("actor", Text),  # who did it: a client, a worker's id, or the command line
+    Column("address", Text),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("ix_audit_worker", audit.c.worker_id, audit.c.seq)

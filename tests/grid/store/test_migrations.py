@@ -26,6 +26,12 @@ ROWS_OF_0001 = (
     "INSERT INTO outbox (job_id, kind, data, at) VALUES ('{id}', 'status', '{\"status\":\"queued\"}', 1)",
 )
 
+ROWS_OF_0002 = (
+    """INSERT INTO workers (id, name, status, gpu_memory_gb, supported_types, registered_at)
+       VALUES ('w', 'n', 'online', 0, '["llm"]', 1)""",
+    "INSERT INTO sessions (id, worker_id, incarnation, started_at) VALUES ('s', 'w', 'i', 1)",
+)
+
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -64,6 +70,8 @@ def test_old_rows_live_on(revision: str, database: Database, empty_url: str):
         for id_, cross in (("a" * 32, "false"), ("b" * 32, "true")):
             for statement in ROWS_OF_0001:
                 session.run(statement.replace("{id}", id_).replace("{cross}", cross), {})
+        if revision != "0001":  # the program of that revision wrote it itself
+            session.run("UPDATE jobs SET bound_to = region WHERE NOT allow_cross_region", {})
     with open_store(empty_url) as store:
         with pytest.raises(StoreUnavailable, match=f"at revision {revision}"):
             store.check()
@@ -72,6 +80,21 @@ def test_old_rows_live_on(revision: str, database: Database, empty_url: str):
         assert [job.id for job in store.jobs.peek(types=["llm"], limit=9, region="oceania")] == ["b" * 32]
         claims = store.jobs.claim(types=["llm"], limit=9, lease=30, holder="d", bind=("w", "i"), region="europe-west")
         assert [claim.job.params for claim in claims] == [{"prompt": "old"}] * 2
+
+
+def test_workers_of_0002_live_on(database: Database, empty_url: str):
+    runner.upgrade(database, "0002")
+    with database.write() as session:
+        for statement in ROWS_OF_0002:
+            session.run(statement, {})
+    with open_store(empty_url) as store:
+        store.upgrade()
+        [worker] = store.workers.list()
+        assert (worker.facts.id, worker.facts.status, worker.facts.supported_types) == ("w", "online", {"llm"})
+        with store._database.read() as session:
+            [row] = session.all("SELECT gpu_count, role, commands, blocked_at FROM workers", {})
+            assert tuple(row.values()) == (0, "hybrid", "[]", None)
+            assert len(session.all("SELECT * FROM sessions", {})) == 1
 
 
 def test_the_last_revision_upgrades_to_itself(database: Database):
