@@ -17,6 +17,12 @@ POISON_DEATHS = 3
 """A job that killed so many distinct workers is poison."""
 MAX_LOSSES = 10
 """A job whose worker fell silent so often has failed."""
+HANDED_BACK, REFUSED_BY_DONOR = "handed_back", "refused_by_donor"
+"""How an attempt ended that its donor gave up for the machine's owner, or never wanted: codes, and outcomes."""
+MAX_HAND_BACKS = 3
+"""A donor that gave up the same job so often is avoided for it."""
+LONGEST_REST = 31
+"""A job rests at most so many times as long as when it was refused first."""
 
 
 class Stale(Exception):
@@ -169,6 +175,39 @@ def fail(job: JobState, now: int, fence: int, failure: Failure, *, max_attempts:
     # the words tell why it waits again; a later end has its own
     waits = replace(_put_down(job), status=JobStatus.QUEUED, outcome=outcome)
     return replace(waits, error_code=failure.code, error=failure.message)
+
+
+def hand_back(
+    job: JobState,
+    now: int,
+    fence: int,
+    *,
+    worker_id: str,
+    incarnation: str,
+    before: int = 0,
+    refused: bool = False,
+    rest: int = 0,
+) -> JobState:
+    """Its donor needs the machine for itself, or (`refused`) may not run this: the job waits again. Raises Stale.
+
+    Nothing is counted against the job: no donor's owner can make it fail. `before`: how often this worker gave it up
+    already. It waits at once for somebody else; refused, or given up too often, it rests first for `rest` µs, longer
+    each time, so that nobody who is alone here is asked for ever.
+    """
+    _check_fence(job, fence)
+    if job.worker_id is not None:
+        _check_pair(job, worker_id, incarnation)
+    if job.cancel_requested:
+        return _end(job, now, JobStatus.CANCELLED, outcome="cancelled")
+    often = before + 1 >= MAX_HAND_BACKS
+    rests = rest * min(2 * before + 1, LONGEST_REST) if refused or often else 0
+    return replace(
+        _put_down(job),
+        status=JobStatus.QUEUED,
+        not_before=now + rests,
+        excluded=job.excluded | ({worker_id} if often else set()),
+        outcome=REFUSED_BY_DONOR if refused else HANDED_BACK,
+    )
 
 
 def release(job: JobState, now: int, fence: int, *, delay: int) -> JobState:

@@ -6,6 +6,7 @@ All times are chosen so that no two meet within 50 s: what a real database takes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,6 +42,8 @@ class ModelJob:
     usage: int = 0
     began: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Fence → the first process that began it."""
+    given_up: Counter[str] = field(default_factory=Counter)
+    """Worker → how often it handed the job back or refused it."""
 
 
 class JobLife(RuleBasedStateMachine):
@@ -137,7 +140,7 @@ class JobLife(RuleBasedStateMachine):
             return rules.complete(job.state, self.now, fence, **how)
 
         if self.move("complete", job, completed, fence=fence, **how) and not again:
-            assert job.began[fence] == tuple(how.values()), "a result of a process that never began it"
+            assert job.began.get(fence) == tuple(how.values()), "a result of a process that never began it"
             job.results.append(fence)
             job.usage += 1
 
@@ -159,6 +162,24 @@ class JobLife(RuleBasedStateMachine):
             fence=fence,
             failure=failure,
         )
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), refused=st.booleans(), late=LATENESS)
+    def hand_back(self, data: st.DataObject, refused: bool, late: int) -> None:
+        job = self.pick(data, running=True)
+        fence, pair = job.state.fence - late, self.pair(data, job)
+        worker = pair["worker_id"] or data.draw(WORKERS)
+        how = {"worker_id": worker, "incarnation": pair["incarnation"] or "i9", "refused": refused}
+        old, before = job.state, job.given_up[worker]
+
+        def handed_back() -> JobState:
+            return rules.hand_back(old, self.now, fence, before=before, rest=50 * SECOND, **how)
+
+        if self.move("hand_back", job, handed_back, fence=fence, rest=50, **how):
+            new = job.state
+            job.given_up[worker] += new.status is JobStatus.QUEUED
+            assert counted(new) == counted(old), "what its donor's owner did counts against the job"
+            assert (worker in new.excluded - old.excluded) <= (job.given_up[worker] >= rules.MAX_HAND_BACKS)
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), late=LATENESS)
@@ -256,3 +277,8 @@ class JobLife(RuleBasedStateMachine):
                 state = rules.claim(state, now, holder="d", lease=SECOND) or state
             now += 10_000 * SECOND
             assert (rules.sweep(state, now, max_wait=MAX_WAIT * SECOND) or state).status.final
+
+
+def counted(state: JobState) -> tuple[object, ...]:
+    """What may end a job sooner."""
+    return state.errors, state.deaths, state.losses, state.killed, state.error_code

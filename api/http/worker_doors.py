@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
 from ...grid.capability import Capability
+from ...grid.job_rules import HANDED_BACK, REFUSED_BY_DONOR
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.store import Renewal, Stale
 from ..logs import logger
@@ -57,6 +58,8 @@ class AttemptDesk:
         """The end of an attempt. Raises Problem; Stale when it came too late: then nothing was changed."""
         said = read(CompleteBody, body)
         _same_fence(given, said.fence)
+        if said.error is not None and said.error.code in (HANDED_BACK, REFUSED_BY_DONOR):
+            return self._handed_back(worker_id, given, said, said.error)
         if said.error is not None:
             return self._failed(worker_id, given, said, said.error)
         try:
@@ -102,6 +105,19 @@ class AttemptDesk:
             max_attempts=self._jobs.max_attempts,
         )
         log.info("job.attempt_failed", job_id=job.id, worker=worker_id, code=error.code, status=job.status.value)
+        return EndDocument(status=job.status)
+
+    def _handed_back(self, worker_id: str, given: Capability, said: CompleteBody, error: AttemptError) -> EndDocument:
+        """The machine's owner comes first: the job waits again, and nothing is counted against it."""
+        job = self._store.jobs.hand_back(
+            given.job_id,
+            said.fence,
+            worker_id=worker_id,
+            incarnation=said.incarnation,
+            refused=error.code == REFUSED_BY_DONOR,
+            why=printable(error.message) if error.message else "",
+        )
+        log.info("job.given_up", job_id=job.id, worker=worker_id, code=error.code, status=job.status.value)
         return EndDocument(status=job.status)
 
     def _unfit(self, worker_id: str, given: Capability, said: CompleteBody, why: str) -> None:

@@ -219,6 +219,35 @@ class JobStore:
         )
         return self._moved(job_id, lambda job, now: rules.fail(job, now, fence, failure, max_attempts=max_attempts))
 
+    def hand_back(
+        self,
+        job_id: str,
+        fence: int,
+        *,
+        worker_id: str,
+        incarnation: str,
+        refused: bool = False,
+        why: str = "",
+        rest: float = 2.0,
+    ) -> JobRecord:
+        """End an attempt that its donor gave up for the machine's owner, or (`refused`) may not run: the job waits
+        again and nothing is counted. A worker that gave it up three times is avoided for it, and then, or when it
+        refused, the job rests first: `rest` seconds, longer each time. Raises Stale."""
+        row = moves.hand_back(
+            self._database,
+            job_id,
+            fence,
+            worker_id=worker_id,
+            incarnation=incarnation,
+            refused=refused,
+            rest=us(rest),
+            why=why,
+        )
+        if row is None:
+            raise Stale("there is no such job, or it was deleted")
+        self._told(job_id)
+        return record(row)
+
     def release(self, job_id: str, fence: int, *, delay: float = 0.0) -> JobRecord:
         """Give back a claim that no worker began: it waits again, after `delay` seconds. Raises Stale."""
         return self._moved(job_id, lambda job, now: rules.release(job, now, fence, delay=us(delay)))

@@ -38,6 +38,10 @@ SELECT jobs.*, {{now}} AS now FROM jobs WHERE status = 'running' AND (
 LIMIT :limit
 """
 ONE = "SELECT jobs.*, {now} AS now FROM jobs WHERE id = :id"
+GIVEN_UP = f"""
+SELECT count(*) AS n FROM attempts
+WHERE job_id = :id AND worker_id = :worker_id AND outcome IN ('{rules.HANDED_BACK}', '{rules.REFUSED_BY_DONOR}')
+"""
 _CHANGED = ("status", "killed", "excluded", "cancel_requested", *(name for name in SAME if name != "created_at"))
 WRITE = f"""
 UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in _CHANGED)}
@@ -82,11 +86,41 @@ def refusal(database: Database, id: str, fence: int, worker_id: str | None, inca
 def change(database: Database, id: str, move: Callable[[JobState, int], JobState | None]) -> tuple[Row, bool] | None:  # noqa: A002
     """Apply a rule to a job; gives its row and whether it changed. None: there is no such job. Raises Stale."""
     with database.write() as session:
-        row = session.first(ONE + (" FOR UPDATE" if session.postgres else ""), {"id": id})
+        row = _locked(session, id)
         if row is None:
             return None
         new = move(state(row), row["now"])
         return _written(session, row, new) if new is not None else (row, False)
+
+
+def hand_back(
+    database: Database,
+    id: str,  # noqa: A002
+    fence: int,
+    *,
+    worker_id: str,
+    incarnation: str,
+    refused: bool,
+    rest: int,
+    why: str,
+) -> Row | None:
+    """Apply `job_rules.hand_back`; gives the job's row. None: there is no such job. Raises Stale."""
+    with database.write() as session:
+        row = _locked(session, id)
+        if row is None:
+            return None
+        before = session.all(GIVEN_UP, {"id": id, "worker_id": worker_id})[0]["n"]
+        new = rules.hand_back(
+            state(row),
+            row["now"],
+            fence,
+            worker_id=worker_id,
+            incarnation=incarnation,
+            before=before,
+            refused=refused,
+            rest=rest,
+        )
+        return _written(session, row, new, by=worker_id, detail=why)[0]
 
 
 def sweep(database: Database, max_wait: int, limit: int) -> list[str]:
@@ -103,7 +137,14 @@ def sweep(database: Database, max_wait: int, limit: int) -> list[str]:
     return ended
 
 
-def _written(session: Session, row: Row, new: JobState) -> tuple[Row, bool]:
+def _locked(session: Session, id: str) -> Row | None:  # noqa: A002
+    return session.first(ONE + (" FOR UPDATE" if session.postgres else ""), {"id": id})
+
+
+def _written(
+    session: Session, row: Row, new: JobState, *, by: str | None = None, detail: str | None = None
+) -> tuple[Row, bool]:
+    """Write what a rule changed. `by`, `detail`: whose attempt ended and why, where the job itself doesn't say it."""
     old = state(row)
     if new == old:
         return row, False
@@ -111,9 +152,10 @@ def _written(session: Session, row: Row, new: JobState) -> tuple[Row, bool]:
     written = session.first(WRITE, {**values, "old_fence": old.fence, "old_status": old.status.value})
     assert written is not None, "the row was read under a lock"
     if new.outcome is not None:
-        detail = plain(f"{new.error_code}: {new.error}" if new.error_code else None, 500)
-        values = {"id": row["id"], "fence": old.fence, "outcome": new.outcome, "detail": detail}
-        session.run(END_ATTEMPT, {**values, "worker_id": old.worker_id})
+        if detail is None and new.error_code:
+            detail = f"{new.error_code}: {new.error}"
+        values = {"id": row["id"], "fence": old.fence, "outcome": new.outcome, "detail": plain(detail, 500)}
+        session.run(END_ATTEMPT, {**values, "worker_id": old.worker_id or by})
     data: dict[str, Any] = {"status": new.status.value}
     if new.error_code is not None:
         data["error_code"] = new.error_code

@@ -84,7 +84,8 @@ class Attempt:
     """None: no worker ever began it."""
     ended_at: datetime | None
     outcome: str | None
-    """None: it runs. Else ``completed``, ``failed``, ``died``, ``lost``, ``timeout``, ``cancelled``, ``released``."""
+    """None: it runs. Else ``completed``, ``failed``, ``died``, ``lost``, ``timeout``, ``cancelled``, ``released``,
+    ``handed_back`` or ``refused_by_donor``."""
     detail: str | None
     """The code of what went wrong."""
 

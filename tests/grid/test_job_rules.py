@@ -68,6 +68,7 @@ def test_a_claim_that_nobody_began_is_no_loss():
         lambda job, fence: rules.renew(job, 0, fence, lease=1, worker_id="w", incarnation="i"),
         lambda job, fence: rules.complete(job, 0, fence, worker_id="w", incarnation="i"),
         lambda job, fence: rules.fail(job, 0, fence, Failure(code="error"), max_attempts=3),
+        lambda job, fence: rules.hand_back(job, 0, fence, worker_id="w", incarnation="i"),
         lambda job, fence: rules.release(job, 0, fence, delay=0),
     ],
 )
@@ -106,3 +107,36 @@ def test_an_attempt_that_was_lost_before_its_deadline_is_no_timeout():
     """The grid was down from 30 s to 1000 s: the worker's silence began long before the time was over."""
     assert rules.sweep(BEGUN, 1000 * SECOND, max_wait=10**12) is None
     assert rules.claim(BEGUN, 1000 * SECOND, holder="d", lease=1) is not None
+
+
+def given_up(before: int, *, refused: bool = False) -> JobState:
+    return rules.hand_back(BEGUN, 0, 1, worker_id="w", incarnation="i", before=before, refused=refused, rest=2 * SECOND)
+
+
+def test_a_job_that_was_handed_back_waits_again_at_once_and_nothing_is_counted():
+    job = given_up(0)
+    assert (job.status, job.not_before, job.outcome) == (JobStatus.QUEUED, 0, "handed_back")
+    assert (job.errors, job.deaths, job.losses, job.excluded, job.error_code) == (0, 0, 0, frozenset(), None)
+    assert rules.claim(job, 0, holder="d", lease=1).fence == 2
+
+
+def test_a_donor_that_gave_a_job_up_three_times_is_avoided_and_the_job_rests():
+    assert [given_up(n).excluded for n in range(4)] == [frozenset(), frozenset(), {"w"}, {"w"}]
+    assert [given_up(n).not_before // SECOND for n in (0, 1, 2, 3, 1000)] == [0, 0, 10, 14, 62]
+
+
+def test_a_refused_job_rests_longer_each_time():
+    assert [given_up(n, refused=True).not_before // SECOND for n in (0, 1, 2, 1000)] == [2, 6, 10, 62]
+    assert given_up(0, refused=True).outcome == "refused_by_donor"
+
+
+def test_only_the_process_that_began_it_hands_it_back_and_anybody_refuses_what_none_began():
+    with pytest.raises(Stale, match="not with process j"):
+        rules.hand_back(BEGUN, 0, 1, worker_id="w", incarnation="j")
+    assert rules.hand_back(CLAIMED, 0, 1, worker_id="w", incarnation="j").status is JobStatus.QUEUED
+
+
+def test_handing_back_what_is_to_be_cancelled_ends_it():
+    asked = rules.cancel(BEGUN, 0)
+    job = rules.hand_back(asked, 0, 1, worker_id="w", incarnation="i")
+    assert (job.status, job.outcome) == (JobStatus.CANCELLED, "cancelled")

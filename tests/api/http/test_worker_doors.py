@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from jobs_service import EMBED, RESULT, Service, Worker, claim, token, with_settings
@@ -67,6 +68,40 @@ async def test_a_token_is_for_one_attempt_at_one_job(service: Service, jobs):
         for answer in (await thief.begin(), await thief.complete()):
             assert (answer.status_code, answer.json()["code"]) == (401, "invalid_attempt_token")
     assert (await one.begin()).status_code == 200
+
+
+async def test_what_a_donor_gives_up_waits_again_and_counts_for_nothing(service: Service, jobs):
+    worker = await attempt(service, jobs, "w-1")
+    id_ = worker.claim.job.id
+    for number in range(6):  # more often than a job may fail
+        owner = f"w-{number % 3}"
+        worker = Worker(jobs, worker.claim if number == 0 else claim(service.store, id_), id=owner)
+        assert (await worker.begin()).status_code == 200
+        assert (await worker.fail("handed_back")).json() == {"status": "queued"}
+        assert (await worker.fail("handed_back")).status_code == 409, "once an attempt"
+    job = service.store.jobs.get(id_)
+    assert job is not None
+    assert (job.errors, job.deaths, job.losses, job.excluded) == (0, 0, 0, frozenset())
+    third = Worker(jobs, claim(service.store, id_), id="w-1")
+    await third.begin()
+    await third.fail("handed_back")
+    job, tried = service.store.jobs.get(id_), service.store.jobs.attempts(id_)
+    assert job is not None
+    assert job.excluded == {"w-1"}, "who gave it up three times is avoided"
+    assert {(one.outcome, one.detail) for one in tried} == {("handed_back", "it broke")}
+    assert [one.worker_id for one in tried] == ["w-0", "w-1", "w-2", "w-0", "w-1", "w-2", "w-1"]
+
+
+async def test_a_donor_refuses_what_it_never_began(service: Service, jobs):
+    worker = await attempt(service, jobs, "w-1")
+    answer = await worker.fail("refused_by_donor", message="outside the working hours")
+    assert answer.json() == {"status": "queued"}
+    job = service.store.jobs.get(worker.claim.job.id)
+    assert job is not None
+    assert job.not_before > datetime.now(UTC), "who is alone here is not asked again at once"
+    (tried,) = service.store.jobs.attempts(job.id)
+    told = (tried.outcome, tried.worker_id, tried.detail)
+    assert told == ("refused_by_donor", "w-1", "outside the working hours")
 
 
 async def test_failures_go_to_another_worker_until_they_are_too_many(service: Service, jobs):

@@ -58,7 +58,7 @@ class LifeInAStore(JobLife):
                 return jobs.fail(job.id, how["fence"], max_attempts=3, **failure)
             case "complete", ModelJob():
                 return jobs.complete(job.id, result={"by": how["fence"]}, usage={}, seconds=1.0, **how)
-            case (("begin" | "renew" | "release" | "cancel"), ModelJob()):
+            case (("begin" | "renew" | "hand_back" | "release" | "cancel"), ModelJob()):
                 return getattr(jobs, operation)(job.id, **how)
             case "sweep", _:
                 return jobs.sweep(**how)
@@ -78,7 +78,11 @@ class LifeInAStore(JobLife):
         for name in ("lease_until", "started_at", "deadline", "completed_at"):
             assert (getattr(found, name) is None) == (getattr(job.state, name) is None), name
         assert found.result == ({"by": job.results[0]} if job.results else None)
-        if job.state.lease_until is not None and found.lease_until is not None and found.created_at is not None:
+        assert found.created_at is not None
+        assert found.not_before is not None
+        rests = (job.state.not_before - job.state.created_at) / SECOND
+        assert (found.not_before - found.created_at).total_seconds() == pytest.approx(rests, abs=49)
+        if job.state.lease_until is not None and found.lease_until is not None:
             left = (job.state.lease_until - job.state.created_at) / SECOND
             assert (found.lease_until - found.created_at).total_seconds() == pytest.approx(left, abs=49)
 
