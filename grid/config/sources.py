@@ -22,7 +22,10 @@ PREFIXES = ("GPU_", "IDLEGRID_")
 FOREIGN = frozenset(
     {
         FAILPOINT_VARIABLE,
+        "IDLEGRID_CREDENTIALS",
         "IDLEGRID_DONOR",
+        "IDLEGRID_HOME",
+        "IDLEGRID_ORDERS",
         "IDLEGRID_PARENT",
         "GPU_DEVICE_ORDINAL",
         "GPU_MAX_HEAP_SIZE",

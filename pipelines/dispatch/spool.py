@@ -31,9 +31,15 @@ RETRY_FIRST, RETRY_MOST = 0.2, 2.0
 """Seconds between two tries while the service is away."""
 
 
+HOME = "IDLEGRID_HOME"
+"""Environment variable with one folder for all files of a donor's agent and of its worker."""
+
+
 def default_folder(worker_id: str) -> Path:
-    """Where the spool of a worker lies: in the user's data folder."""
-    return user_data_path("idlegrid", appauthor=False) / "spool" / worker_id.replace("/", "_")
+    """Where the spool of a worker lies: in its agent's folder if it has one of its own, else in the user's data."""
+    home = os.environ.get(HOME)
+    data = Path(home) / "data" if home else user_data_path("idlegrid", appauthor=False)
+    return data / "spool" / worker_id.replace("/", "_")
 
 
 class Spool:
