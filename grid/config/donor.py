@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
@@ -148,11 +149,27 @@ class Direct(Section):
 
     enabled: bool = setting(False, "Offer direct mode.", variable="GPU_DIRECT_ENABLED")
     host: NonEmpty = setting("0.0.0.0", "Address to listen on.", variable="GPU_DIRECT_HOST")  # noqa: S104 - SPEC's default, off unless enabled
-    port: int = setting(8080, "Port to listen on.", variable="GPU_DIRECT_PORT", ge=1, le=65535)
+    port: int = setting(8080, "Port to listen on; 0: any free one.", variable="GPU_DIRECT_PORT", ge=0, le=65535)
     public_url: HttpUrl | None = setting(
         None,
-        "Address under which clients reach this worker.",
+        "Address under which clients reach this worker; without it none is sent here.",
         variable="GPU_DIRECT_PUBLIC_URL",
         secret=True,
         allowed="an http:// or https:// URL",
     )
+    tls_cert: Path | None = setting(
+        None,
+        "Certificate chain (PEM) of the endpoint; only together with the key.",
+        variable="GPU_DIRECT_TLS_CERT",
+        unset="plain http: for private networks, or behind a proxy that does TLS",
+        allowed="a file",
+    )
+    tls_key: Path | None = setting(
+        None, "Key (PEM) of that certificate.", variable="GPU_DIRECT_TLS_KEY", unset="plain http", allowed="a file"
+    )
+
+    @model_validator(mode="after")
+    def _both_files(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key are set both or not at all")
+        return self

@@ -34,6 +34,12 @@ class Api(Section):
         variable="IDLEGRID_API_AUTH",
         unset="no while it listens on loopback, else yes",
     )
+    private_direct_urls: bool | None = setting(
+        None,
+        "Whether donors may offer direct mode over plain http and at addresses of a private network.",
+        variable="IDLEGRID_API_PRIVATE_DIRECT_URLS",
+        unset="yes while it listens on loopback, else no",
+    )
     worker_token: NonEmpty | None = setting(
         None,
         "Token with which workers ask for jobs over HTTP (`next-job`).",
@@ -113,6 +119,11 @@ class Api(Section):
     def on_loopback(self) -> bool:
         """Whether it listens where only this machine comes."""
         return self.host.startswith("127.") or self.host in ("localhost", "::1")
+
+    @property
+    def takes_private_urls(self) -> bool:
+        """Whether the grid and its clients are one private network (`grid.direct_url.check_direct_url`)."""
+        return self.on_loopback if self.private_direct_urls is None else self.private_direct_urls
 
     @property
     def needs_keys(self) -> bool:

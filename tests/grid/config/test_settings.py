@@ -79,7 +79,8 @@ def test_every_key_of_the_contract(key: str, variable: str, default: str):
 
 
 def test_keys_beyond_the_contract_are_the_services_own_and_the_time_zone():
-    own = set(SETTINGS) - {row[0] for row in ROWS} - {"load_control.time_zone"}
+    of_donors = {"load_control.time_zone", "direct.tls_cert", "direct.tls_key"}
+    own = set(SETTINGS) - {row[0] for row in ROWS} - of_donors
     assert {key.partition(".")[0] for key in own} == {"api", "scheduler", "regions", "database", "jobs"}
     assert all(SETTINGS[key].variable == f"IDLEGRID_{key.upper().replace('.', '_')}" for key in own)
 
@@ -146,3 +147,17 @@ def test_proxies_are_networks():
     assert api.trusted_proxies == ("10.0.0.0/8", "192.0.2.1/32")
     with pytest.raises(ValueError, match="proxies"):
         Settings.model_validate({"api": {"trusted_proxies": "a proxy"}})
+
+
+def test_certificate_and_key_come_together():
+    assert Settings.model_validate({"direct": {"tls_cert": "a.pem", "tls_key": "b.pem"}}).direct.tls_key is not None
+    with pytest.raises(ValueError, match="both or not at all"):
+        Settings.model_validate({"direct": {"tls_cert": "a.pem"}})
+
+
+@pytest.mark.parametrize(
+    ("host", "said", "taken"), [("127.0.0.1", None, True), ("0.0.0.0", None, False), ("0.0.0.0", True, True)]
+)
+def test_private_addresses_of_donors_are_for_private_grids(host, said, taken):
+    api = Settings.model_validate({"api": {"host": host, "private_direct_urls": said}}).api
+    assert api.takes_private_urls is taken
