@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from ...grid.credentials import Signer
 from .doors import Doors
 from .runner import Outcome, run_attempt
 from .spool import Spool, default_folder
@@ -16,7 +17,7 @@ class Desk:
     def __init__(self, worker_id: str, *, doors: Doors | None = None, spool: Spool | None = None) -> None:
         """Begins to tell what an earlier process of this worker left in the spool."""
         self.who = this_process(worker_id)
-        self.doors = doors or Doors()
+        self.doors = doors or Doors(signer=Signer.from_environment())
         self.spool = spool or Spool(default_folder(worker_id), self.doors)
         self.spool.start(self.who)
         self._lock = threading.Lock()

@@ -12,12 +12,17 @@ from urllib.parse import quote
 import httpx
 
 from ...grid.capability import HEADER
+from ...grid.credentials import BadCredentials, Signer
 from .work_order import Identity, WorkOrder
 
 CONNECT = 2.0
 """Seconds to reach the service."""
 _GONE = frozenset({401, 403, 404, 409, 410})
 """What is refused for good: the fence is old, the capability has expired, or the job was deleted."""
+_ATTEMPT_REFUSED = "invalid_attempt_token"
+"""Any other 401 is about the worker, whose agent gets a new token or tells its owner to set the clock: not for good."""
+_WORKER_REFUSED = 5.0
+"""Seconds until a worker whose token or signature was refused tries again."""
 
 
 class Away(Exception):
@@ -46,8 +51,10 @@ class Lease:
 class Doors:
     """Where workers speak. Thread-safe; one for a process."""
 
-    def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
-        self._http = httpx.Client(transport=transport, trust_env=False, follow_redirects=False)
+    def __init__(self, transport: httpx.BaseTransport | None = None, signer: Signer | None = None) -> None:
+        """`signer`: for a worker that is registered; all its requests carry its token and are signed."""
+        self._http = httpx.Client(transport=transport, trust_env=False, follow_redirects=False, auth=signer)
+        self._signed = signer is not None
         self._lock = threading.Lock()
         self._preferred: dict[tuple[str, ...], int] = {}
 
@@ -109,6 +116,12 @@ class Doors:
             except httpx.TransportError as error:
                 told = Away(f"{api[index]}: {type(error).__name__} {error}")
                 continue
+            except (OSError, BadCredentials) as error:
+                raise Away(f"this worker's credentials can't be used: {error}") from error
+            if self._signed and response.status_code == 401 and _code(response) != _ATTEMPT_REFUSED:
+                told = Away(f"{api[index]}: {_detail(response)}")
+                told.retry_after = _WORKER_REFUSED
+                continue
             if response.status_code < 500 and response.status_code not in (408, 429):
                 self._preferred[api] = index
                 return response
@@ -123,6 +136,13 @@ def _detail(response: httpx.Response) -> str:
         return f"{response.status_code} {said.get('code', '')}: {said.get('detail') or said.get('title', '')}"
     except (ValueError, AttributeError):
         return str(response.status_code)
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["code"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def _seconds(value: str | None) -> float | None:
