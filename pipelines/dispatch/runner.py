@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from ...actors.llm.engine_face import EngineClosed, QueueFull
 from ...actors.llm.request import RequestRefused
+from ...grid.job_rules import HANDED_BACK
 from ...grid.job_types import Cancelled, JobType, RunContext, job_type
 from .doors import Away, Doors, Gone, Unfit
 from .spool import Spool, failed, head
@@ -53,13 +55,56 @@ class Outcome(StrEnum):
     """It never began, or its end came too late: the fence is old."""
     UNREACHED = "unreached"
     """It never began, since the service could not be asked."""
+    HANDED_BACK = "handed_back"
+    """Its donor gave it up while it ran; that was told, or is kept."""
+    DECLINED = "declined"
+    """It never began, since its donor's limits don't allow it; the grid knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended."""
+
+    body: bytes
+    """As the door `complete` takes it."""
+    outcome: str
+    """In one word, for its donor: ``completed``, ``failed``, ``cancelled``, ``timeout``, ``handed_back``."""
+
+
+class LastWord:
+    """An attempt has one end, and whoever comes first tells it: the one who computes, or the one who gives it up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._end: End | None = None
+
+    @property
+    def end(self) -> End | None:
+        """None: it goes on."""
+        return self._end
+
+    def take(self, end: End) -> bool:
+        """Whether `end` is how it ended; False: it has ended otherwise before."""
+        with self._lock:
+            if self._end is not None:
+                return False
+            self._end = end
+            return True
 
 
 class Heart:
     """Keeps the lease of one attempt, in a thread of its own, and says whether to go on."""
 
-    def __init__(self, attempt: WorkOrder, who: Identity, doors: Doors, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        attempt: WorkOrder,
+        who: Identity,
+        doors: Doors,
+        clock: Clock = time.monotonic,
+        word: LastWord | None = None,
+    ) -> None:
         self._attempt, self._who, self._doors, self._clock = attempt, who, doors, clock
+        self._word = word or LastWord()
         self._lease, self._renewed, self._began = attempt.lease_seconds, clock(), clock()
         self._why: str | None = None
         self._ended = threading.Event()
@@ -93,10 +138,12 @@ class Heart:
         self._thread.start()
 
     def why_stop(self) -> str | None:
-        """Why to stop: ``cancelled``, ``timeout``, ``lost`` or ``gone``; never taken back. None: go on."""
+        """Why to stop: ``cancelled``, ``timeout``, ``lost``, ``gone`` or ``handed_back``; never taken back. None: go on."""
         if self._why is None:
             now = self._clock()
-            if now - self._renewed > TRUST * self._lease:
+            if self._word.end is not None:
+                self._why = HANDED_BACK
+            elif now - self._renewed > TRUST * self._lease:
                 self._why = "lost"
             elif now - self._began > self._attempt.timeout_seconds:
                 self._why = "timeout"
@@ -175,10 +222,20 @@ class Heart:
 
 
 def run_attempt(
-    attempt: WorkOrder, who: Identity, doors: Doors, spool: Spool, *, clock: Clock = time.monotonic
+    attempt: WorkOrder,
+    who: Identity,
+    doors: Doors,
+    spool: Spool,
+    *,
+    clock: Clock = time.monotonic,
+    word: LastWord | None = None,
 ) -> Outcome:
-    """Do the attempt in this thread. Raises nothing that the job does: its end is told, or kept to be told."""
-    heart = Heart(attempt, who, doors, clock)
+    """Do the attempt in this thread. Raises nothing that the job does: its end is told, or kept to be told.
+
+    `word`: taken by somebody else, the attempt stops, and its end is his to tell.
+    """
+    word = word or LastWord()
+    heart = Heart(attempt, who, doors, clock, word)
     try:
         heart.begin()
     except Away as error:
@@ -187,28 +244,34 @@ def run_attempt(
     except (Gone, Unfit) as error:
         logger.info("attempt %s did not begin: %s", attempt.name, error)
         return Outcome.REFUSED
+    if word.end is not None:
+        return Outcome.HANDED_BACK
     spool.mark(attempt, who)
     try:
         end = _computed(attempt, who, heart)
         heart.end()
-        return Outcome.LOST if end is None else _told(attempt, who, end, doors, spool)
+        if end is None:
+            return Outcome.LOST
+        if not word.take(end):
+            return Outcome.HANDED_BACK
+        return _told(attempt, who, end.body, doors, spool)
     finally:
         heart.end()
         spool.unmark(attempt)
 
 
-def _computed(attempt: WorkOrder, who: Identity, heart: Heart) -> bytes | None:
-    """The attempt's last word, as the door `complete` takes it. None: there is nothing to say any more."""
+def _computed(attempt: WorkOrder, who: Identity, heart: Heart) -> End | None:
+    """How the attempt ends. None: there is nothing to say any more."""
     context = RunContext(cancelled=heart.stopped, progress=heart.progress, tokens=heart.tokens)
     try:
         kind = job_type(attempt.type)
         return _result(attempt, who, _run(kind, attempt, context), heart.seconds)
     except Exception as error:  # noqa: BLE001 - a job may raise anything: that ends this attempt alone
         why = heart.why_stop() if isinstance(error, Cancelled) or heart.stopped() else None
-        if why in ("lost", "gone"):
+        if why in ("lost", "gone", HANDED_BACK):
             return None
-        code, message, retry = _WHY[why] if why is not None else _blame(error)
-        return failed(attempt, who, code, message, retry=retry, seconds=heart.seconds)
+        code, message, retry = _WHY[why] if why is not None else blame(error)
+        return End(failed(attempt, who, code, message, retry=retry, seconds=heart.seconds), why or "failed")
 
 
 _WHY = {
@@ -221,7 +284,7 @@ def _run(kind: JobType, attempt: WorkOrder, context: RunContext) -> BaseModel:
     return kind.run(kind.Params.model_validate(dict(attempt.params)), context)
 
 
-def _blame(error: Exception) -> tuple[str, str, bool]:
+def blame(error: Exception) -> tuple[str, str, bool]:
     """Code, message and whether another worker may do better. What a client sees never holds a traceback."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
@@ -236,20 +299,20 @@ def _brief(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or "no reason given"
 
 
-def _result(attempt: WorkOrder, who: Identity, result: BaseModel, seconds: float) -> bytes:
-    """The result, encoded once; as the door `complete` takes it."""
+def _result(attempt: WorkOrder, who: Identity, result: BaseModel, seconds: float) -> End:
+    """The result, encoded once."""
     document = result.model_dump_json()
     size = len(document.encode())
     if size > attempt.max_result_bytes:
         told = f"the result has {size:,} bytes; at most {attempt.max_result_bytes:,} are kept (jobs.max_result_mb)"
-        return failed(attempt, who, "result_too_large", told, retry=False, seconds=seconds)
+        return End(failed(attempt, who, "result_too_large", told, retry=False, seconds=seconds), "failed")
     usage = getattr(result, "usage", None)
     facts = head(attempt, who) | {
         "success": True,
         "processing_time": seconds,
         "usage": usage.model_dump(mode="json") if isinstance(usage, BaseModel) else None,
     }
-    return f'{json.dumps(facts)[:-1]}, "result": {document}}}'.encode()
+    return End(f'{json.dumps(facts)[:-1]}, "result": {document}}}'.encode(), "completed")
 
 
 def _told(attempt: WorkOrder, who: Identity, end: bytes, doors: Doors, spool: Spool) -> Outcome:
