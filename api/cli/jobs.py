@@ -160,7 +160,8 @@ def why(
 ) -> None:
     """Say why a job waits, or where it ran.
 
-    Every worker that was considered, with its verdict and the reason.
+    Every worker that was considered, with its verdict and the reason: now while it waits, later as it was when the job
+    was placed.
     """
     with _grid(url, api_key, config) as grid:
         told = grid.why(job_id)
@@ -173,8 +174,12 @@ def why(
         [it.worker, it.region or "", it.verdict, "" if it.score is None else f"{it.score:.3g}", it.detail]
         for it in told.workers
     ]
+    if told.placed_at is not None:
+        say(f"said when it was placed, at {told.placed_at:%Y-%m-%d %H:%M:%S %Z}:")
     if rows:
         print_table(columns, rows, whole=columns[:4])
+    if others := _others(told.document):
+        say(f"and {others}")
     _print_attempts(told.document.get("attempts") or ())
 
 
@@ -249,6 +254,14 @@ def _print_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
         outcome = it.get("outcome") or "goes on"
         detail = f" ({it['detail']})" if it.get("detail") else ""
         say(f"try {number}: {it.get('worker_id') or 'no worker began it'}, {outcome}{detail}")
+
+
+def _others(document: Mapping[str, Any]) -> str:
+    """Who was left out of the list because it was long, by verdict."""
+    placed = [it["placement"] for it in document.get("attempts") or () if it.get("placement")]
+    if not placed or document.get("placed_at") is None:
+        return ""
+    return ", ".join(f"{count} × {verdict}" for verdict, count in placed[-1]["others"].items())
 
 
 def _status(job: Job) -> Text:

@@ -166,7 +166,9 @@ class Why:
     summary: str
     """In one sentence."""
     workers: tuple[Opinion, ...]
-    """Who may take it, best first; then who refuses."""
+    """Who may take it, best first; then who refuses. Of a job that runs or has ended: as it was when it was placed."""
+    placed_at: datetime | None
+    """When `workers` said so. None: now, or nobody was asked."""
     document: Document = field(repr=False, compare=False)
 
     @classmethod
@@ -174,6 +176,7 @@ class Why:
         return cls(
             job_id=document["job_id"],
             status=JobStatus(document["status"]),
+            placed_at=_instant(document.get("placed_at")),
             summary=str(document.get("summary") or ""),
             workers=tuple(map(Opinion.of, document.get("workers") or ())),
             document=document,

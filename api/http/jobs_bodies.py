@@ -8,9 +8,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ...grid.donors import Donor
 from ...grid.jobs import MAX_PRIORITY, MIN_PRIORITY, JobRecord, JobStatus
 from ...grid.regions import REGIONS, check_region
 from ...grid.store import Attempt
+from ...grid.verdicts import Verdict
 from .bodies import Body
 
 MAX_TIMEOUT = 86_400.0
@@ -170,6 +172,28 @@ class WorkerOpinion(BaseModel):
     retry_at: datetime | None = Field(description="When time alone may change the verdict.")
     score: float | None = Field(description="Higher is better. Null: refused.")
 
+    @classmethod
+    def pulling(cls, donor: Donor, verdict: Verdict, score: float | None) -> Self:
+        """What the rule says of a worker that asks for its jobs."""
+        return cls(
+            worker=donor.id,
+            name=donor.name,
+            region=donor.region,
+            path="pull",
+            verdict=verdict.reason.value,
+            detail=verdict.detail,
+            retry_at=verdict.retry_at,
+            score=score,
+        )
+
+
+class PlacementDocument(BaseModel):
+    """What every worker said when an attempt was placed."""
+
+    at: datetime
+    workers: list[WorkerOpinion] = Field(description="Who might have had it, best first; then who refused.")
+    others: dict[str, int] = Field(description="Verdict → how many more said so: a long list is cut.")
+
 
 class AttemptDocument(BaseModel):
     """One try of a job."""
@@ -181,6 +205,7 @@ class AttemptDocument(BaseModel):
     ended_at: datetime | None
     outcome: str | None = Field(description="Null: it goes on.")
     detail: str | None
+    placement: PlacementDocument | None = Field(description="Null: nobody was asked, or nobody answered.")
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
@@ -192,6 +217,7 @@ class AttemptDocument(BaseModel):
             ended_at=attempt.ended_at,
             outcome=attempt.outcome,
             detail=attempt.detail,
+            placement=PlacementDocument.model_validate(attempt.verdicts) if attempt.verdicts else None,
         )
 
 
@@ -205,7 +231,11 @@ class WhyDocument(BaseModel):
     queue_position: int | None
     estimated_wait_seconds: float | None
     ask: dict[str, Any] = Field(description="What placement knows of the job.")
-    workers: list[WorkerOpinion] = Field(description="Who may take it, best first; then who refuses.")
+    workers: list[WorkerOpinion] = Field(
+        description="Who may take it, best first; then who refuses. While it waits: now. Once a worker began it: when "
+        "its last attempt was placed."
+    )
+    placed_at: datetime | None = Field(description="When `workers` said so. Null: now.")
     unheard: str | None = Field(description="Why workers behind the scheduler are missing from the list, if they are.")
     attempts: list[AttemptDocument]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ...grid.donors import Donor, DonorState
+from ...grid.donors import IDLE, Donor, DonorState, Load
 from ...grid.regions import REGIONS, distance
 from ...grid.store import QueueStats, WorkerRecord
 from ...grid.waiting import Backlog, Capacity, estimate
@@ -171,6 +171,11 @@ def donor_of(worker: WorkerRecord) -> Donor:
         supported_types=facts.supported_types,
         avg_latency_ms=worker.avg_latency_ms,
     )
+
+
+def load_of(worker: WorkerRecord) -> Load:
+    """What a worker that asks for its jobs does now, as far as it is known."""
+    return Load(running=1) if worker.facts.status == "busy" else IDLE
 
 
 def _pulling(worker: WorkerRecord) -> Hand:

@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ...grid.donors import IDLE
 from ...grid.jobs import Ask, JobRecord, JobStatus
 from ...grid.placement import explain
 from ...grid.store import Attempt
@@ -19,7 +18,7 @@ from .auth import principal
 from .jobs import Intake
 from .jobs_bodies import AttemptDocument, WhyDocument, WorkerOpinion
 from .jobs_door import JobDoor, ask_of
-from .jobs_queue import alive, donor_of
+from .jobs_queue import alive, donor_of, load_of
 from .oracle import Silent
 from .problems import problems
 
@@ -52,21 +51,9 @@ class Witness:
     async def _pulling(self, ask: Ask, key: str) -> list[WorkerOpinion]:
         now = datetime.now(UTC)
         here = alive(await self._door.call(self._door.store.workers.list), now)
-        pairs = [(donor_of(worker), IDLE) for worker in here]
+        pairs = [(donor_of(worker), load_of(worker)) for worker in here]
         told = explain(ask, pairs, now, lambda donor_id: lot(key, donor_id, now))
-        return [
-            WorkerOpinion(
-                worker=donor.id,
-                name=donor.name,
-                region=donor.region,
-                path="pull",
-                verdict=verdict.reason.value,
-                detail=verdict.detail,
-                retry_at=verdict.retry_at,
-                score=score,
-            )
-            for donor, verdict, score in told
-        ]
+        return [WorkerOpinion.pulling(*one) for one in told]
 
 
 def why_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
@@ -79,7 +66,13 @@ def why_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         job = await door.job(job_id, principal(request).sees)
         attempts = await door.call(door.store.jobs.attempts, job_id)
         ask = ask_of(job)
-        told, unheard = ([], None) if job.status.final else await witness.opinions(ask, job.id)
+        tries = [AttemptDocument.of(attempt) for attempt in attempts]
+        placement = next((one.placement for one in reversed(tries) if one.placement is not None), None)
+        if not job.status.final and job.worker_id is None:  # whatever was said of earlier attempts: it is nobody's now
+            placement = None
+            told, unheard = await witness.opinions(ask, job.id)
+        else:
+            told, unheard = placement.workers if placement else [], None
         place = await door.call(intake.place, job)
         wait = await intake.wait(job, place)
         return WhyDocument(
@@ -91,8 +84,9 @@ def why_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
             estimated_wait_seconds=wait,
             ask=ask.to_annotation(),
             workers=told,
+            placed_at=placement.at if placement else None,
             unheard=unheard,
-            attempts=[AttemptDocument.of(attempt) for attempt in attempts],
+            attempts=tries,
         )
 
     return router

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from ...grid import testimony
 from ...grid.capability import mint
-from ...grid.donors import IDLE, Donor
+from ...grid.donors import IDLE, Donor, Load
 from ...grid.jobs import JobRecord
+from ...grid.placement import explain
 from ...grid.pulling import Waiting, offers
-from ...grid.store import Claim, WorkerFacts
+from ...grid.store import Claim, Placement, Stale, StoreUnavailable, WorkerFacts
 from ...scheduler_plugins.placer import lot
 from ..logs import logger
 from .client_address import AddressOf
+from .jobs_bodies import WorkerOpinion
 from .jobs_door import JobDoor, ask_of
-from .jobs_queue import alive, donor_of
+from .jobs_queue import alive, donor_of, load_of
 from .jobs_stats import Region
 from .problems import FieldError, Problem, problems
 from .worker_bodies import AssignmentDocument, WorkerId
@@ -66,7 +70,8 @@ class Counter:
         if not waiting:
             return None
         now = datetime.now(UTC)
-        others = [(donor_of(row), IDLE) for row in alive(self._store.workers.list(), now) if row.facts.status != "busy"]
+        here = [(donor_of(row), load_of(row)) for row in alive(self._store.workers.list(), now)]
+        others = [pair for pair in here if pair[1] is IDLE]
         asked = [_waiting(job, now) for job in waiting]
         for offer in offers(asked, donor, IDLE, others, now, lambda job_id: lot(job_id, donor.id, now)):
             if offer.taken:
@@ -74,8 +79,23 @@ class Counter:
                 claimed = jobs.claim(types=types, limit=1, lease=lease, holder=holder, only=offer.job_id)
                 if claimed:
                     self._store.workers.heartbeat(donor.id, "busy")
+                    rivals = [pair for pair in here if pair[0].id != donor.id]
+                    self._testify(claimed[0], [(donor, IDLE), *rivals], now)
                     return claimed[0]
         return None
+
+    def give_back(self, claim: Claim) -> None:
+        """Who asked is gone: another may have the job at once, not when the lease ends."""
+        with suppress(Stale, StoreUnavailable):
+            self._store.jobs.release(claim.job.id, claim.fence)
+
+    def _testify(self, claim: Claim, asking: Sequence[tuple[Donor, Load]], now: datetime) -> None:
+        """Keep what everybody who asks for work says to it, for `why`."""
+        said = explain(ask_of(claim.job), asking, now, lambda donor_id: lot(claim.job.id, donor_id, now))
+        rows = [WorkerOpinion.pulling(*one).model_dump(mode="json") for one in said]
+        with suppress(StoreUnavailable):
+            placement = Placement(claim.job.id, claim.fence, testimony.told(rows, now, path="pull"))
+            self._store.jobs.keep_verdicts([placement])
 
     def assignment(self, claim: Claim) -> AssignmentDocument:
         """A claim as the worker gets it."""
@@ -120,6 +140,9 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
         while True:
             claim = await door.call(counter.look, donor)
             if claim is not None:
+                if await request.is_disconnected():
+                    await door.call(counter.give_back, claim)
+                    return Response(status_code=204)
                 log.info("job.pulled", job_id=claim.job.id, worker=worker_id, fence=claim.fence)
                 return counter.assignment(claim)
             left = ends - time.monotonic()

@@ -17,7 +17,7 @@ from .database import Database, Row
 from .grouping import Grouped
 from .hot import LANES, Beginning, HotMoves, Wish
 from .rows import attempt, instant, record, to_json, us
-from .values import Accepted, Attempt, Claim, NewJob, Page, Purged, QueueStats, Renewal
+from .values import Accepted, Attempt, Claim, NewJob, Page, Placement, Purged, QueueStats, Renewal
 
 
 class JobStore:
@@ -138,6 +138,10 @@ class JobStore:
         """What `claim` would take now, left where it is."""
         rows = reads.claimable(self._database, sorted(set(types)), _lanes(region), limit, only)
         return [record(row) for row in rows]
+
+    def keep_verdicts(self, placements: Sequence[Placement]) -> None:
+        """Keep with each attempt what the workers said when it was placed. An attempt that is gone is left out."""
+        moves.testify(self._database, placements)
 
     def begin(self, job_id: str, fence: int, worker_id: str, incarnation: str, lease: float) -> Renewal:
         """Bind the attempt to one worker process and prolong its lease. The same pair may say it again.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import job_rules as rules
 from ..job_rules import JobState, Stale
 from .database import Database, Row, Session
 from .hot import IS_RUNNING
-from .rows import SAME, changes, plain, state
+from .rows import SAME, changes, plain, state, to_json
+from .values import Placement
 
 # Frequent, so it is one statement when all is well; only a refusal looks closer.
 RENEW = f"""
@@ -25,6 +26,7 @@ END_ATTEMPT = """
 UPDATE attempts SET ended_at = {now}, outcome = :outcome, detail = :detail, worker_id = COALESCE(worker_id, :worker_id)
 WHERE job_id = :id AND fence = :fence
 """
+TESTIFY = "UPDATE attempts SET verdicts = :verdicts WHERE job_id = :id AND fence = :fence"
 WAITED_TOO_LONG = """
 SELECT jobs.*, {now} AS now FROM jobs WHERE status = 'queued' AND created_at < {now} - :max_wait
 ORDER BY created_at LIMIT :limit
@@ -68,6 +70,20 @@ def renew(
     if row is None:
         raise refusal(database, id, fence, worker_id, incarnation)
     return row
+
+
+def testify(database: Database, placements: Sequence[Placement]) -> None:
+    """Keep what was said of attempts.
+
+    Their workers begin and complete them at this moment, in groups. So on PostgreSQL no two rows are held at once:
+    nobody waits in a circle. Nor for the disk: the next commit that must last takes these with it.
+    """
+    for together in [[one] for one in placements] if database.postgres else [placements]:
+        with database.write() as session:
+            if session.postgres:
+                session.run("SET LOCAL synchronous_commit TO off", {})
+            for one in together:
+                session.run(TESTIFY, {"id": one.job_id, "fence": one.fence, "verdicts": to_json(one.verdicts)})
 
 
 def refusal(database: Database, id: str, fence: int, worker_id: str | None, incarnation: str | None) -> Stale:  # noqa: A002

@@ -150,6 +150,7 @@ def attempt(row: Row) -> Attempt:
         ended_at=instant_or_none(row["ended_at"]),
         outcome=row["outcome"],
         detail=row["detail"],
+        verdicts=json.loads(row["verdicts"]) if row["verdicts"] else None,
     )
 
 

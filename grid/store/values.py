@@ -53,6 +53,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """What was said when an attempt was placed."""
+
+    job_id: str
+    fence: int
+    verdicts: Mapping[str, Any]
+    """See `grid.testimony`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renewal:
     """A lease that was prolonged."""
 
@@ -88,6 +98,8 @@ class Attempt:
     ``handed_back`` or ``refused_by_donor``."""
     detail: str | None
     """The code of what went wrong."""
+    verdicts: dict[str, Any] | None = None
+    """What every worker said when it was placed, see `grid.testimony`. None: nobody was asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from ...grid.jobs import Ask
 from ...grid.store import Claim, Stale, Store, StoreUnavailable
 from .capacity import Group, groups, open_workers, welcome, without_dead_ends
 from .link import Link, LinkLost, linked
+from .witness import Witness
 from .work_order import WorkOrder
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ class Dispatcher:
         self._store, self._address, self._terms, self._say = store, scheduler, terms, say
         self._holder = terms.holder or f"dispatcher-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._flights: dict[str, Flight] = {}
+        self._held: list[Claim] = []
+        self._witness = Witness(store)
         self._ended: list[tuple[str, Future]] = []
         self._news = asyncio.Event()
         self._names: dict[str, str] = {}
@@ -195,8 +198,11 @@ class Dispatcher:
             holder=self._holder,
             region=group.region,
         )
-        for claim in claims:
-            await self._dispatch(link, claim, open_workers(state))
+        self._held = list(claims)
+        while self._held:  # whatever goes wrong with one of them, the others are given back
+            await self._dispatch(link, self._held[0], open_workers(state))
+            del self._held[0]
+        self._witness.write()
         return len(claims)
 
     async def _dispatch(self, link: Link, claim: Claim, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -210,8 +216,9 @@ class Dispatcher:
         if not welcome(ask, rows):
             await self._release(claim, self._rest(job.id))
             return
-        now = asyncio.get_running_loop().time()
         order = self._work_order(claim)
+        await self._witness.hear(link, claim, ask, order.name)
+        now = asyncio.get_running_loop().time()
         future = link.submit(ask, order, partial(self._heard, order.name))
         self._flights[order.name] = Flight(claim, future, now, now)
 
@@ -314,11 +321,12 @@ class Dispatcher:
 
     async def _give_back_all(self) -> None:
         """Whatever did not begin waits again, at once: the link that had it is gone."""
-        flights, self._flights, self._ended = list(self._flights.values()), {}, []
-        for flight in flights:
+        claims = [*(flight.claim for flight in self._flights.values() if not flight.begun), *self._held]
+        self._flights, self._held, self._ended = {}, [], []
+        for claim in claims:
             with suppress(StoreUnavailable):
-                if not flight.begun:
-                    await self._release(flight.claim, 0.0)
+                await self._release(claim, 0.0)
+        await self._witness.finish()
 
     # -- the store
 

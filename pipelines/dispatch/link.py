@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -97,6 +97,12 @@ class Link:
         """Whether an attempt waits at the scheduler for a worker that may take it."""
         answer: Mapping[str, Any] = await self._answer(self._client.scheduler.grid_why(key=name))
         return bool(answer["state"] == "no-worker")
+
+    async def explain(self, ask: Ask, name: str) -> Sequence[Mapping[str, Any]]:
+        """What every worker says to an attempt, best first, then who refuses: `scheduler_plugins.why.grid_explain`."""
+        answer = await self._answer(self._client.scheduler.grid_explain(ask=ask.to_annotation(), key=name))
+        told: Sequence[Mapping[str, Any]] = answer["candidates"]
+        return told
 
     async def cancel(self, futures: list[Future]) -> None:
         """Have Dask forget tasks that did not begin."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
 from jobs_service import Service, with_settings
 from live_service import claim, complete, serving
 
-from idlegrid.grid.store import NewJob, open_store
+from idlegrid.grid.store import NewJob, Placement, open_store
+from idlegrid.grid.testimony import told
 
 PARAMS = {"texts": ["a lease"]}
+AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -59,21 +62,28 @@ def test_the_life_of_a_job(idlegrid, service, store, tmp_path):
         idlegrid("jobs", "submit", "embedding", json.dumps(PARAMS), "--idempotency-key", "k").out for _ in range(2)
     ]
     assert again[0] == again[1] != job_id
-    told = idlegrid("jobs", "show", job_id, "--json").json
-    assert (told["status"], told["priority"], told["result"]) == ("queued", 3, None)
+    shown = idlegrid("jobs", "show", job_id, "--json").json
+    assert (shown["status"], shown["priority"], shown["result"]) == ("queued", 3, None)
 
     why = idlegrid("jobs", "why", job_id)
     assert (why.code, why.err) == (0, "")
     assert idlegrid("jobs", "why", job_id, "--json").json["status"] == "queued"
 
-    complete(store, claim(store, job_id))
+    claimed = claim(store, job_id)
+    row = {"worker": "w-1", "name": "desk", "verdict": "accepted", "detail": "", "score": 80.0}
+    said = told([row, *({**row, "worker": f"x-{n}", "verdict": "paused"} for n in range(99))], AT, path="dask")
+    store.jobs.keep_verdicts([Placement(job_id, claimed.fence, said)])
+    complete(store, claimed)
     shown = idlegrid("jobs", "show", job_id)
     assert "completed" in shown.out
     assert '"dimensions": 2' in shown.out
     events = [json.loads(line) for line in idlegrid("jobs", "events", job_id, "--json").out.splitlines()]
     assert [event["data"]["status"] for event in events] == ["queued", "running", "completed"]
     assert len(idlegrid("jobs", "events", job_id, "--after", events[0]["seq"]).out.splitlines()) == 2
-    assert "try 1: w-1, completed" in idlegrid("jobs", "why", job_id).out
+    why = idlegrid("jobs", "why", job_id).out
+    assert "try 1: w-1, completed" in why
+    assert "said when it was placed, at 2026-07-01 12:00:00 UTC" in why
+    assert f"and {said['others']['paused']} × paused" in why
 
     listed = idlegrid("jobs", "ls", "--type", "embedding", "--json").json
     assert {job["job_id"] for job in listed["jobs"]} == {job_id, again[0].strip()}

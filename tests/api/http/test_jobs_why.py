@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from jobs_service import EMBED, Says, Service, Worker, claim
 
-from idlegrid.grid.store import Store, WorkerFacts
+from idlegrid.grid.store import Placement, Store, WorkerFacts
+from idlegrid.grid.testimony import told
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +93,32 @@ async def test_what_was_tried_is_told_and_who_failed_is_excluded(store: Store):
         assert (await client.get(f"/api/v1/jobs/{id_}")).json()["error"] is None
     told = await why(service, id_=id_)
     assert told["summary"] == "was completed by w-2 (tried before: 1 × failed)"
-    assert told["workers"] == [], "nobody is considered for what has ended"
+    assert (told["workers"], told["placed_at"]) == ([], None), "nobody is asked about what has ended"
+
+
+async def test_what_was_said_when_it_was_placed_is_still_told_when_it_has_ended(store: Store):
+    service = Service(store, oracle=Says(opinions=[ASLEEP]))
+    async with service.client() as client:
+        id_ = (await client.post("/api/v1/jobs", json=EMBED)).json()["job_id"]
+        first, at = claim(store, id_), datetime(2026, 7, 1, 12, tzinfo=UTC)
+        rows = [ACCEPTS, BUSY, *[ROW | {"worker": f"x-{n}", "verdict": "draining"} for n in range(500)]]
+        store.jobs.keep_verdicts([Placement(id_, first.fence, told(rows, at, path="dask"))])
+        said = await why(service, id_=id_)
+        assert [row["worker"] for row in said["workers"]] == ["d-3"], "nobody began it: they are asked now"
+        worker = Worker(client, first, id="d-1")
+        await worker.begin()
+        runs = await why(service, id_=id_)
+        await worker.complete()
+    ended = await why(service, id_=id_)
+    for said in (runs, ended):
+        assert said["placed_at"] == "2026-07-01T12:00:00Z"
+        assert [(row["worker"], row["verdict"]) for row in said["workers"][:2]] == [
+            ("d-1", "accepted"),
+            ("d-2", "concurrency"),
+        ]
+        (attempt,) = said["attempts"]
+        assert attempt["placement"]["workers"] == said["workers"]
+        assert attempt["placement"]["others"] == {"draining": 502 - len(said["workers"])}
 
 
 @pytest.mark.parametrize("cancelled_while", ["waiting", "running"])

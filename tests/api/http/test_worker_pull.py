@@ -6,10 +6,13 @@ import asyncio
 
 import httpx
 import pytest
+from fastapi import Request
 from jobs_service import EMBED, WORKER_TOKEN, Service, Worker, claim
 
 from idlegrid.grid.capability import check
+from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.pulling import PATIENCE
+from idlegrid.grid.store import WorkerFacts
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +88,31 @@ async def test_a_job_waits_a_moment_for_the_nearer_of_two_that_ask(service: Serv
     if answer.status_code == 204:
         answer = await ask(jobs, "far", wait=PATIENCE)
     assert answer.json()["job_id"] == other
+
+
+async def test_why_it_went_to_who_asked_is_kept(service: Service, jobs):
+    store = service.store
+    for id_, region, types in (("far", "oceania", "embedding"), ("deaf", "europe-west", "whisper")):
+        store.workers.upsert(WorkerFacts(id=id_, name=id_, region=region, supported_types=frozenset({types})))
+    store.workers.upsert(WorkerFacts(id="busy", name="busy", supported_types=frozenset({"embedding"}), status="busy"))
+    id_ = await submit(jobs, region="europe-west")
+    assert (await ask(jobs)).json()["job_id"] == id_
+    (attempt,) = store.jobs.attempts(id_)
+    said = {row["worker"]: row["verdict"] for row in attempt.verdicts["workers"]}
+    assert said == {"p-1": "accepted", "far": "accepted", "busy": "concurrency", "deaf": "type_not_supported"}
+    assert {row["path"] for row in attempt.verdicts["workers"]} == {"pull"}
+
+
+async def test_who_hung_up_while_a_job_was_found_for_it_holds_nobody_up(service: Service, jobs, monkeypatch):
+    id_ = await submit(jobs)
+    monkeypatch.setattr(Request, "is_disconnected", gone)
+    assert (await ask(jobs)).status_code == 204
+    assert service.store.jobs.get(id_).status is JobStatus.QUEUED, "not when the lease ends: now"
+    assert [attempt.outcome for attempt in service.store.jobs.attempts(id_)] == ["released"]
+
+
+async def gone(_: Request) -> bool:
+    return True
 
 
 async def test_a_worker_is_remembered_with_what_it_said(service: Service, jobs):

@@ -11,7 +11,7 @@ import pytest
 from store_helpers import claim_one, pass_time
 
 from idlegrid.grid.jobs import JobStatus
-from idlegrid.grid.store import IdempotencyConflict, NewJob, QueueFull, Stale, Store, WorkerFacts
+from idlegrid.grid.store import IdempotencyConflict, NewJob, Placement, QueueFull, Stale, Store, WorkerFacts
 
 PAIR = {"worker_id": "w1", "incarnation": "i1"}
 
@@ -266,6 +266,17 @@ class TestAttempt:
         job_id, fence = begun(store)
         store.jobs.complete(job_id, fence, **PAIR, result={"x": "é" * 200_000}, usage=None, seconds=1)
         assert len(store.jobs.result(job_id)["x"]) == 200_000
+
+    def test_what_was_said_when_it_was_placed_stays_with_the_attempt(self, store):
+        ids = [store.jobs.accept(NewJob(type="noop")).job.id for _ in range(3)]
+        claims = [claim_one(store, job_id) for job_id in ids]
+        said = [{"at": "now", "workers": [{"worker": f"w{n}"}], "others": {}} for n in range(3)]
+        placements = [Placement(claim.job.id, claim.fence, one) for claim, one in zip(claims, said, strict=True)]
+        store.jobs.keep_verdicts([*placements, Placement("gone", 1, {}), Placement(ids[0], 9, {})])
+        store.jobs.release(ids[0], 1)
+        claim_one(store, ids[0])
+        assert [attempt.verdicts for attempt in store.jobs.attempts(ids[0])] == [said[0], None]
+        assert [store.jobs.attempts(job_id)[0].verdicts for job_id in ids[1:]] == said[1:]
 
     def test_release_counts_nothing(self, store):
         job = store.jobs.accept(NewJob(type="noop")).job

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 import pytest
 from service import SECRET, URL
@@ -95,6 +96,39 @@ async def test_jobs_come_to_workers_and_their_results_to_the_store(service, tmp_
         assert {job.worker_id for job in done} <= {"a", "b"}
         await stage.until(lambda: stage.dispatcher.in_flight == 0)
         assert not [key for key in stage.cluster.scheduler.tasks if "probe" not in str(key)], "Dask keeps nothing"
+
+
+async def test_what_everybody_said_is_kept_with_the_attempt(service, tmp_path):
+    donors = (taker("a"), taker("other", models=frozenset({"m"})), donor("deaf", types=("whisper",)))
+    async with staged(service, tmp_path, *donors) as stage:
+        job = await stage.final(stage.submit())
+        await stage.until(lambda: stage.jobs.attempts(job.id)[0].verdicts)
+        said = {row["worker"]: row["verdict"] for row in stage.jobs.attempts(job.id)[0].verdicts["workers"]}
+        assert said[job.worker_id] == "accepted"
+        assert said["deaf"] == "type_not_supported"
+        assert set(said) == {"a", "other", "deaf"}
+
+
+async def test_a_claim_that_could_not_be_sent_is_given_back_with_those_behind_it(service, tmp_path, monkeypatch):
+    """Leases are 30 s here: what is not given back stays for so long."""
+    sent = link.Link.explain
+    broken = []
+
+    async def breaks(self, ask, name):
+        if not broken:
+            broken.append(name)
+            raise link.LinkLost("the scheduler does not answer")
+        return await sent(self, ask, name)
+
+    monkeypatch.setattr(link.Link, "explain", breaks)
+    began = time.monotonic()
+    async with staged(service, tmp_path, taker("a", max_concurrent_jobs=4)) as stage:
+        ids = [stage.submit({"value": number}) for number in range(4)]
+        done = [await stage.final(job_id) for job_id in ids]
+        assert [job.status for job in done] == [JobStatus.COMPLETED] * 4
+        assert broken
+        assert not [job_id for job_id in ids if "lost" in stage.outcomes(job_id)], "no lease had to end for it"
+    assert time.monotonic() - began < 30
 
 
 async def test_no_more_is_claimed_than_can_start_now(service, tmp_path):
