@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from ..grid.config import Settings
+from ..grid.secret import load_secret
 from ..grid.store import Store, StoreUnavailable, open_store
 from .parent import supervised
 from .ports import CannotStart
@@ -35,7 +36,11 @@ def connected(settings: Settings) -> Store:
     """The configured store, not looked at yet. Raises ValueError."""
     database, jobs = settings.database, settings.jobs
     return open_store(
-        database.url, pool_size=database.pool_size, timeout=database.timeout, priority_step=jobs.priority_step
+        database.url,
+        pool_size=database.pool_size,
+        timeout=database.timeout,
+        priority_step=jobs.priority_step,
+        secret=lambda: load_secret(database.secret_file),
     )
 
 

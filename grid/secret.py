@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import stat
+from hashlib import sha256
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -33,6 +35,11 @@ def load_secret(file: Path | None = None) -> bytes:
     except FileNotFoundError:
         _make(path)
         return _read(path)
+
+
+def derived(secret: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose: who learns it learns neither the secret nor the key for another purpose."""
+    return hmac.new(secret, f"idlegrid {purpose}".encode(), sha256).digest()
 
 
 def _read(path: Path) -> bytes:

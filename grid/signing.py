@@ -110,20 +110,20 @@ def check(
     host: str,
     raw_path: bytes,
     raw_query: bytes,
-    body: bytes,
+    body_hash: str,
     now: float,
 ) -> str:
     """Raise unless the request was signed with `secret` within `WINDOW` of `now` (Unix seconds).
 
+    `body_hash`: hex SHA-256 of the body, which whoever receives it counts while it comes in.
     Gives what must be remembered of it for `KEPT` seconds, and must not be known yet: its nonce, without one its
     signature. Raises BadSignature; ClockSkew only to who holds the secret.
     """
-    digest = sha256(body).hexdigest()
     if signature.version == 1:
-        text = _first(method, raw_path, raw_query, digest, signature)
+        text = _first(method, raw_path, raw_query, body_hash, signature)
     else:
         nonce = signature.nonce or ""
-        text = _second(key_id, method, host, raw_path, raw_query, digest, signature.timestamp, nonce)
+        text = _second(key_id, method, host, raw_path, raw_query, body_hash, signature.timestamp, nonce)
     if not hmac.compare_digest(_mac(secret, text).encode(), signature.mac.encode()):
         raise BadSignature("the signature does not fit the request")
     ahead = int(signature.timestamp) - now

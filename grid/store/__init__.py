@@ -1,10 +1,27 @@
 """The store: jobs, results, events, keys and workers in SQLite or PostgreSQL. Needs the extra `api`."""
 
 from ..job_rules import Stale
+from .audit import AuditStore, By
+from .credentials import BadRefreshToken, CredentialStore, TooManyWorkers
+from .donor_values import (
+    Answer,
+    AuditEntry,
+    Beat,
+    DonorRecord,
+    Enrolment,
+    NewWorker,
+    Registration,
+    Standing,
+    TokenPair,
+    Versioned,
+)
+from .donors import DonorStore, VersionConflict
+from .enrolments import BadEnrolment, EnrolmentStore
 from .errors import IdempotencyConflict, QueueFull, StoreUnavailable
 from .events import EventStore
 from .jobs import JobStore
 from .keys import KeyStore
+from .nonces import NonceStore
 from .store import Store, open_store
 from .values import (
     Accepted,
@@ -26,25 +43,45 @@ from .workers import WorkerStore
 
 __all__ = [
     "Accepted",
+    "Answer",
     "ApiKey",
     "Attempt",
+    "AuditEntry",
+    "AuditStore",
+    "BadEnrolment",
+    "BadRefreshToken",
+    "Beat",
+    "By",
     "Claim",
+    "CredentialStore",
+    "DonorRecord",
+    "DonorStore",
+    "Enrolment",
+    "EnrolmentStore",
     "Event",
     "EventStore",
     "IdempotencyConflict",
     "JobStore",
     "KeyStore",
     "NewJob",
+    "NewWorker",
+    "NonceStore",
     "Page",
     "Placement",
     "Purged",
     "QueueFull",
     "QueueStats",
+    "Registration",
     "Renewal",
     "Stale",
+    "Standing",
     "Store",
     "StoreUnavailable",
+    "TokenPair",
+    "TooManyWorkers",
     "TypeStats",
+    "VersionConflict",
+    "Versioned",
     "WorkerFacts",
     "WorkerRecord",
     "WorkerStore",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from ..vault import Vault
+from .audit import AuditStore
+from .credentials import CredentialStore
 from .database import Database, make_folder, parsed_url
+from .donors import DonorStore
+from .enrolments import EnrolmentStore
 from .errors import StoreUnavailable
 from .events import EventStore
 from .jobs import JobStore
 from .keys import KeyStore
 from .migrations import runner
+from .nonces import NonceStore
 from .postgres import PostgresMoves
 from .sqlite import SqliteMoves
 from .workers import WorkerStore
@@ -19,13 +26,19 @@ from .workers import WorkerStore
 class Store:
     """What a grid keeps. Make it with `open_store`; safe to use from many threads; not across a fork."""
 
-    def __init__(self, database: Database, *, priority_step: float) -> None:
+    def __init__(self, database: Database, *, priority_step: float, secret: Callable[[], bytes]) -> None:
         self._database = database
         self.events = EventStore(database)
         hot = PostgresMoves() if database.postgres else SqliteMoves()
         self.jobs = JobStore(database, hot, priority_step=priority_step, told=self.events.told)
         self.keys = KeyStore(database)
         self.workers = WorkerStore(database)
+        vault = Vault(secret)
+        self.enrolments = EnrolmentStore(database, vault)
+        self.credentials = CredentialStore(database, vault)
+        self.donors = DonorStore(database)
+        self.nonces = NonceStore(database)
+        self.audit = AuditStore(database)
 
     def upgrade(self) -> None:
         """Bring the database to this version's schema. Several processes may do it at once. Raises StoreUnavailable."""
@@ -53,11 +66,22 @@ class Store:
 
 
 def open_store(
-    url: str | None = None, *, pool_size: int = 16, timeout: float = 5.0, priority_step: float = 60.0
+    url: str | None = None,
+    *,
+    pool_size: int = 16,
+    timeout: float = 5.0,
+    priority_step: float = 60.0,
+    secret: Callable[[], bytes] | None = None,
 ) -> Store:
     """The store at an SQLAlchemy URL; without one, the embedded SQLite file in the user's data folder.
 
     `timeout` bounds each wait for a connection or a lock, in seconds. `priority_step`: waiting so many seconds counts
-    as much as one step of priority. Connects at the first use. Raises ValueError on a URL of another database.
+    as much as one step of priority. `secret` gives the grid's secret, which protects what donors are let in with; it is
+    asked at the first use of those. Connects at the first use. Raises ValueError on a URL of another database.
     """
-    return Store(Database(parsed_url(url), pool_size=pool_size, timeout=timeout), priority_step=priority_step)
+    database = Database(parsed_url(url), pool_size=pool_size, timeout=timeout)
+    return Store(database, priority_step=priority_step, secret=secret or _no_secret)
+
+
+def _no_secret() -> bytes:
+    raise ValueError("this store was opened without the grid's secret: it knows no donors' tokens")

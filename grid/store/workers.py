@@ -43,7 +43,7 @@ class WorkerStore:
             session.run(UPSERT, {**values, "types": to_json(sorted(facts.supported_types))})
             row = session.first(f"{SELECT} WHERE workers.id = :id", {"id": facts.id})
         assert row is not None
-        return _record(row)
+        return worker_record(row)
 
     def heartbeat(self, id: str, status: str = "online") -> bool:  # noqa: A002
         """It lives. False when nobody knows it."""
@@ -53,10 +53,11 @@ class WorkerStore:
     def list(self) -> builtins.list[WorkerRecord]:
         """All workers by id."""
         with self._database.read() as session:
-            return [_record(row) for row in session.all(f"{SELECT} ORDER BY workers.id", {})]
+            return [worker_record(row) for row in session.all(f"{SELECT} ORDER BY workers.id", {})]
 
 
-def _record(row: Row) -> WorkerRecord:
+def worker_record(row: Row) -> WorkerRecord:
+    """A row of `SELECT`."""
     return WorkerRecord(
         facts=WorkerFacts(
             id=row["id"],

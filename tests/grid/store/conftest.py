@@ -42,5 +42,5 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(store_url: str) -> Iterator[Store]:
-    with open_store(store_url, timeout=30.0) as store:
+    with open_store(store_url, timeout=30.0, secret=lambda: b"a secret of the tests, 32 bytes!") as store:
         yield store
