@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, date, datetime, time, timedelta
-from itertools import pairwise
-from zoneinfo import ZoneInfo
+from datetime import UTC, datetime
 
 from .donors import Donor, Limits, Load
+from .hours import closes_at, describe, has_hours, is_open, open_for, opens_at, opens_for
 from .jobs import Ask
 from .verdicts import ACCEPTED, Reason, Verdict
 
-_DAY = timedelta(days=1)
+__all__ = [
+    "admits",
+    "closes_at",
+    "decide",
+    "finishes",
+    "fits",
+    "free_memory_gb",
+    "has_hours",
+    "hourly_capped",
+    "is_open",
+    "moment_of",
+    "opens_at",
+    "room",
+    "slots_taken",
+    "standing",
+    "suits",
+]
 
 
 def decide(ask: Ask, donor: Donor, load: Load, now: datetime, draw: float) -> Verdict:
@@ -27,6 +42,8 @@ def decide(ask: Ask, donor: Donor, load: Load, now: datetime, draw: float) -> Ve
         verdict = standing(donor, load, now)
     if verdict and not fits(ask, donor, load):
         verdict = _refuse_memory(ask, donor, load)
+    if ask.seconds and verdict and not finishes(ask, donor, now):
+        verdict = _refuse_time(ask, donor, load, now)
     if verdict and draw >= donor.limits.acceptance_rate:
         rate = donor.limits.acceptance_rate
         verdict = Verdict(Reason.ACCEPTANCE_RATE, f"takes {rate:.0%} of the offered work and drew {draw:.2f}")
@@ -77,7 +94,7 @@ def standing(donor: Donor, load: Load, now: datetime) -> Verdict:
     if load.paused:
         return Verdict(Reason.PAUSED, "paused by its owner")
     if not is_open(limits, now):
-        return Verdict(Reason.OUTSIDE_WORKING_HOURS, _describe_hours(limits, now), _free_by_time(limits, load, now))
+        return Verdict(Reason.OUTSIDE_WORKING_HOURS, describe(limits, now), _free_by_time(limits, load, now))
     if hourly_capped(limits, load, now):
         detail = f"started {load.started_last_hour} jobs within the hour, allows {limits.max_jobs_per_hour}"
         return Verdict(Reason.HOURLY_CAP, detail, _free_by_time(limits, load, now))
@@ -117,76 +134,24 @@ def fits(ask: Ask, donor: Donor, load: Load) -> bool:
     return ask.gpu_memory_gb <= free_memory_gb(donor, load)
 
 
+def finishes(ask: Ask, donor: Donor, now: datetime) -> bool:
+    """Whether `ask`, begun at `now`, is expected to end before the donor's window closes. Of unknown length: yes."""
+    return not ask.seconds or open_for(donor.limits, ask.seconds * donor.pace, now)
+
+
+def _refuse_time(ask: Ask, donor: Donor, load: Load, now: datetime) -> Verdict:
+    """The window closes too soon; if none that comes is longer, time is no help."""
+    seconds = ask.seconds * donor.pace
+    closes = closes_at(donor.limits, now) or now
+    detail = f"closes in {(closes - now).total_seconds():.0f} s, such work takes about {seconds:.3g} s here"
+    return Verdict(Reason.WINDOW_CLOSES, detail, opens_for(donor.limits, seconds, closes))
+
+
 def _refuse_memory(ask: Ask, donor: Donor, load: Load) -> Verdict:
     share, total, used = donor.limits.max_gpu_memory_percent, donor.gpu_memory_gb, load.gpu_memory_used_gb
     return Verdict(
         Reason.GPU_MEMORY, f"{used:g} of {total:g} GB used and {ask.gpu_memory_gb:g} GB asked; allows {share:g} %"
     )
-
-
-def is_open(limits: Limits, now: datetime) -> bool:
-    """Whether `now` (aware) lies in the working hours, by the wall clock of the donor's own time zone."""
-    start, end = limits.working_hours_start, limits.working_hours_end
-    if start is None or end is None or start == end:
-        return True
-    hour = now.astimezone(ZoneInfo(limits.time_zone)).hour
-    return start <= hour < end if start < end else hour >= start or hour < end
-
-
-def opens_at(limits: Limits, now: datetime) -> datetime:
-    """The first moment (UTC) from `now` on that lies in the working hours: `now` itself when they are running."""
-    return now.astimezone(UTC) if is_open(limits, now) else _next_turn(limits, now, opened=True)
-
-
-def closes_at(limits: Limits, now: datetime) -> datetime | None:
-    """The first moment (UTC) from `now` on outside the working hours: `now` itself when outside. None: never."""
-    start, end = limits.working_hours_start, limits.working_hours_end
-    if start is None or start == end:
-        return None
-    return _next_turn(limits, now, opened=False) if is_open(limits, now) else now.astimezone(UTC)
-
-
-def _next_turn(limits: Limits, now: datetime, *, opened: bool) -> datetime:
-    """The first moment after `now` at which the hours open (or close), which they haven't at `now`.
-
-    The hours turn only where the wall clock shows one of the two full hours or is put forward or back over one of them.
-    """
-    zone = ZoneInfo(limits.time_zone)
-    day = now.astimezone(zone).date() - _DAY  # a clock put back over midnight shows yesterday again
-    while True:
-        turns = [
-            moment
-            for hour in (limits.working_hours_start, limits.working_hours_end)
-            for moment in _moments_of(day, hour or 0, zone)
-            if moment > now and is_open(limits, moment) is opened
-        ]
-        if turns:
-            return min(turns)
-        day += _DAY
-
-
-def _moments_of(day: date, hour: int, zone: ZoneInfo) -> list[datetime]:
-    """The moments (UTC) at which the wall clock may reach or pass `hour` on `day`.
-
-    One on most days. When the clock changes over that hour: both readings, and the change itself, which no wall time
-    names.
-    """
-    wall = datetime.combine(day, time(hour), tzinfo=zone)
-    readings = sorted({wall.replace(fold=fold).astimezone(UTC) for fold in (0, 1)})
-    return readings + [_clock_change(before, after, zone) for before, after in pairwise(readings)]
-
-
-def _clock_change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
-    """The moment in (before, after] from which the zone's offset is that of `after`, to the second."""
-    offset = after.astimezone(zone).utcoffset()
-    low, high = 0, int((after - before).total_seconds())
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (before + timedelta(seconds=middle)).astimezone(zone).utcoffset() == offset:
-            high = middle
-        else:
-            low = middle
-    return before + timedelta(seconds=high)
 
 
 def _free_by_time(limits: Limits, load: Load, now: datetime) -> datetime | None:
@@ -203,9 +168,3 @@ def moment_of(unix_seconds: float) -> datetime:
     """The first representable moment (UTC) at or after `unix_seconds`: who waits for it never wakes too early."""
     moment = datetime.fromtimestamp(unix_seconds, UTC)
     return moment if moment.timestamp() >= unix_seconds else moment + datetime.resolution
-
-
-def _describe_hours(limits: Limits, now: datetime) -> str:
-    local = now.astimezone(ZoneInfo(limits.time_zone))
-    hours = f"{limits.working_hours_start}-{limits.working_hours_end}"
-    return f"works {hours} {limits.time_zone}, it is {local:%H:%M} there"

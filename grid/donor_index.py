@@ -10,8 +10,9 @@ from datetime import datetime
 from itertools import count
 from typing import NamedTuple
 
-from .acceptance import closes_at, free_memory_gb, hourly_capped, is_open, moment_of, opens_at, slots_taken
+from .acceptance import free_memory_gb, hourly_capped, moment_of, slots_taken
 from .donors import IDLE, Donor, Load
+from .hours import closes_at, has_hours, is_open, opens_at
 from .jobs import Ask
 from .regions import nearness
 from .scoring import factor, merit, score, tie_break
@@ -26,6 +27,9 @@ class _Kind(NamedTuple):
     ``has``: allowed to run `model` and holding it now."""
     model: str | None = None
 
+
+_DOUBT = 1e-3
+"""Seconds between what floats of Unix time say and what the rule says of datetimes."""
 
 _Place = tuple[str, bool]
 """Region and busy: together with the ask they settle the factor of the score."""
@@ -102,7 +106,7 @@ class Donors:
             self._forget(old)
         self._entries[donor.id] = entry
         self._unsettled.add(entry)
-        if donor.limits.working_hours_start is not None or donor.limits.max_jobs_per_hour:
+        if has_hours(donor.limits) or donor.limits.max_jobs_per_hour:
             self._timed.add(entry)
 
     def load(self, donor_id: str, load: Load) -> None:
@@ -146,7 +150,8 @@ class Donors:
             for (region, busy), shelf in self._shelves.get(kind, {}).items():
                 if stay is None or region == stay:
                     times = factor(nearness(ask.region, region), busy=busy, loaded=loaded)
-                    yield _Walk(shelf, times, ask, loaded=loaded, number=next(self._serial))
+                    number = next(self._serial)
+                    yield _Walk(shelf, times, ask, loaded=loaded, number=number, at=self._settled_at)
 
     def settle(self, now: datetime) -> None:
         """Bring the lists up to `now`: what was put or loaded since, and what time has opened and shut."""
@@ -181,7 +186,7 @@ class Donors:
     def _settle(self, entry: _Entry, now: datetime, at: float) -> None:
         donor, load, limits = entry.donor, entry.load, entry.donor.limits
         takes_work, wake_at = not (load.draining or load.paused or slots_taken(limits, load)), None
-        if limits.working_hours_start != limits.working_hours_end:
+        if has_hours(limits):
             _, wake_at, hours_open = entry.hours = _hours_around(entry, now, at)
             takes_work = takes_work and hours_open
         if hourly_capped(limits, load, now):
@@ -235,9 +240,9 @@ class Donors:
 class _Walk:
     """A way down one shelf, past the donors that can't take the ask."""
 
-    __slots__ = ("_excluded", "_factor", "_gb", "_model", "_number", "_shelf", "position")
+    __slots__ = ("_at", "_excluded", "_factor", "_gb", "_model", "_number", "_seconds", "_shelf", "position")
 
-    def __init__(self, shelf: _Shelf, times: float, ask: Ask, *, loaded: bool, number: int) -> None:
+    def __init__(self, shelf: _Shelf, times: float, ask: Ask, *, loaded: bool, number: int, at: float) -> None:
         self._shelf = shelf
         self._factor = times
         self._excluded = ask.excluded
@@ -245,20 +250,29 @@ class _Walk:
         self._model = None if loaded else ask.model
         self._gb = 0.0 if loaded else ask.gpu_memory_gb
         self._number = number
+        self._seconds = ask.seconds
+        self._at = at
         self.position = 0
 
     def head(self) -> _Head | None:
         """The donor at or after `position` that is next on this shelf. None: the shelf is done."""
-        shelf, gb, model, excluded = self._shelf, self._gb, self._model, self._excluded
+        shelf, gb, model, excluded, seconds = self._shelf, self._gb, self._model, self._excluded, self._seconds
         for position in range(self.position, len(shelf)):
             loss, latency, memory, id_, entry = shelf[position]
             if gb > 0 and gb > entry.free_gb:
                 continue
             if (model is not None and model in entry.load.loaded) or id_ in excluded:
                 continue
+            if seconds and entry.hours is not None and self._shuts_too_soon(entry):
+                continue
             self.position = position
             return -score(-loss, self._factor), latency, memory, id_, self._number, entry, self
         return None
+
+    def _shuts_too_soon(self, entry: _Entry) -> bool:
+        """Whether such work would not end before the donor's window does; in doubt the rule itself decides."""
+        assert entry.hours is not None
+        return entry.hours[1] - self._at < self._seconds * entry.donor.pace - _DOUBT
 
 
 _Head = tuple[float, float, float, str, int, _Entry, _Walk]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .regions import check_region
+from .schedule import Schedule
 
 
 class DonorState(StrEnum):
@@ -41,6 +43,8 @@ class Limits:
     """First hour of work, 0-23, in `time_zone`. None (with the end): around the clock."""
     working_hours_end: int | None = None
     """Hour at which work ends, 0-23; before or equal to the start it means the next day (equal: around the clock)."""
+    schedule: Schedule | None = None
+    """Windows of the week, in `time_zone`; with working hours, both must allow it. None: the whole week."""
     time_zone: str = "UTC"
     """IANA name of the donor's own time zone."""
     max_gpu_memory_percent: float = 90.0
@@ -60,6 +64,10 @@ class Limits:
         _require(hours == (None, None) or None not in hours, "working_hours", hours, "both hours, or neither")
         for hour in hours:
             _require(hour is None or hour in range(24), "working_hours", hours, "full hours, 0 to 23")
+        start, end = hours
+        if self.schedule is not None and start is not None and end is not None and start != end:
+            told = f"{self.schedule.text!r} with working hours {start}-{end}"
+            _require(self.schedule.meets(start, end), "schedule", told, "some time in which both allow work")
         try:
             ZoneInfo(self.time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -92,10 +100,13 @@ class Donor:
     """Score 0-1 (`grid.reliability`)."""
     avg_latency_ms: float | None = None
     """Mean service time of its finished jobs, in ms. None: nothing finished yet."""
+    pace: float = 1.0
+    """Its service times over the grid's medians: below 1, it is faster than most."""
 
     def __post_init__(self) -> None:
         check_region(self.region)
         _require(0.0 <= self.reliability <= 1.0, "reliability", self.reliability, "0 to 1")
+        _require(0.0 < self.pace < math.inf, "pace", self.pace, "above 0, and finite")
         _require(self.gpu_memory_gb >= 0, "gpu_memory_gb", self.gpu_memory_gb, "0 (no GPU) or more")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,10 +48,14 @@ class Ask:
     """Ids of donors on which this work already failed."""
     deaths_allowed: int | None = None
     """How many workers may die under a Dask task before its submitter is told. None: the scheduler's own limit."""
+    seconds: float = 0.0
+    """How long such work takes at a donor of usual speed, in s, if that is known. 0: it is not."""
 
     def __post_init__(self) -> None:
         if self.region is not None:
             check_region(self.region)
+        if not 0.0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds is {self.seconds!r}; allowed: 0 (not known) or more, and finite")
 
     def to_annotation(self) -> dict[str, Any]:
         """As a plain dict of msgpack types, for ``dask.annotate(grid=…)``; defaults are left out."""

@@ -22,6 +22,8 @@ class Reason(StrEnum):
     DRAINING = "draining"
     PAUSED = "paused"
     OUTSIDE_WORKING_HOURS = "outside_working_hours"
+    WINDOW_CLOSES = "window_closes"
+    """Such work usually takes longer than what is left of the donor's working hours."""
     HOURLY_CAP = "hourly_cap"
     CONCURRENCY = "concurrency"
     GPU_MEMORY = "gpu_memory"

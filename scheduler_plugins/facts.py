@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..grid.donors import Donor, Limits
+from ..grid.schedule import Schedule
 
 KEY = "idlegrid"
 """Name of our entry in a worker's metrics, and of the topic on which a worker pushes changes."""
@@ -35,7 +36,9 @@ class Statement:
 
     def to_wire(self) -> dict[str, Any]:
         """As a dict of msgpack types."""
-        return {"donor": _plain(asdict(self.donor)), "report": _plain(asdict(self.report))}
+        donor, schedule = _plain(asdict(self.donor)), self.donor.limits.schedule
+        donor["limits"]["schedule"] = None if schedule is None else schedule.text
+        return {"donor": donor, "report": _plain(asdict(self.report))}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Statement:
@@ -47,12 +50,18 @@ class Statement:
         said = _known(Donor, wire["donor"])
         if not isinstance(said.get("id"), str) or not said["id"]:
             raise ValueError(f"a donor's id is a non-empty text, not {said.get('id')!r}")
-        said["limits"] = Limits(**_known(Limits, said.get("limits", {})))
+        said["limits"] = _limits(said.get("limits", {}))
         for name in ("supported_types", "models"):
             said[name] = frozenset(map(str, said.get(name, ())))
         report = _known(Report, wire["report"])
         report["loaded"] = frozenset(map(str, report.get("loaded", ())))
         return cls(Donor(**said), Report(**report))
+
+
+def _limits(wire: Mapping[str, Any]) -> Limits:
+    said = _known(Limits, wire)
+    schedule = said.get("schedule")
+    return Limits(**{**said, "schedule": None if schedule is None else Schedule(schedule)})
 
 
 def _plain(value: Any) -> Any:

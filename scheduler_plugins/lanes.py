@@ -44,10 +44,12 @@ class Lane:
     for all.
     """
 
-    __slots__ = ("ask", "error", "places", "restrictions", "waiting")
+    __slots__ = ("ask", "error", "places", "restrictions", "timed", "waiting")
 
     def __init__(self, ask: Ask, restrictions: tuple[Hashable, ...] = (), error: str = "") -> None:
         self.ask = ask
+        self.timed = ask
+        """The same, with the time that such work was last known to take (see `Placer.timed`)."""
         self.restrictions = restrictions
         """Dask's own (workers, hosts, resources, loose) in a comparable form; empty for nearly all tasks."""
         self.error = error

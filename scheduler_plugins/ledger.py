@@ -126,9 +126,11 @@ class Ledger:
 
     def standing(self, donor_id: str, now: datetime) -> dict[str, Any]:
         """The fields of `Donor` that the ledger knows better than the donor itself."""
-        latency = self.account(donor_id).mean_latency_ms
+        account = self.account(donor_id)
+        latency = account.mean_latency_ms
         # Rounded, so that the index is not sorted anew for every job.
         return {
             "reliability": round(self.score(donor_id, now).total, 3),
             "avg_latency_ms": None if latency is None else float(f"{latency:.2g}"),
+            "pace": float(f"{account.history.latency_ratio:.2g}"),
         }

@@ -136,7 +136,7 @@ class Offers:
             if untested or self.roster.thin or len(seats) > _FEW:
                 batch = self._tries(seats, untested, blocked, now)
             else:
-                batch = self._settled(rooms, blocked)
+                batch = self._settled(rooms, blocked, now)
             if not batch:
                 return
             for lane, settled in self._send(batch):
@@ -157,7 +157,7 @@ class Offers:
             stayed += ((lane, seat is not None) for place, lane, seat in batch if self.lanes.put_back(place))
         return stayed
 
-    def _settled(self, rooms: Rooms, blocked: set[Lane]) -> list[Sending]:
+    def _settled(self, rooms: Rooms, blocked: set[Lane], now: datetime) -> list[Sending]:
         """The tasks that these donors get next, best priority first, when nobody else comes into question: for equal
         tasks the rule is asked once. One that Dask itself restricts comes alone, and the rule decides in its turn.
         Takes from `rooms` what they fill.
@@ -169,7 +169,7 @@ class Offers:
             lane = heads[0][1]
             if lane.restrictions:
                 return batch or [(self.lanes.take(lane), lane, None)]
-            seat = self._best(lane, rooms, busy)
+            seat = self._best(lane, rooms, busy, now)
             if seat is None:
                 heapq.heappop(heads)
                 continue
@@ -181,12 +181,12 @@ class Offers:
                 del rooms[seat]
         return batch
 
-    def _best(self, lane: Lane, among: Iterable[Seat], busy: set[Seat]) -> Seat | None:
+    def _best(self, lane: Lane, among: Iterable[Seat], busy: set[Seat], now: datetime) -> Seat | None:
         """The donor that goes first for the lane's tasks, None if all refuse them."""
         best, key = None, None
         for seat in among:
             fit = self.placer.fit(lane, seat)
-            if fit.welcome:
+            if fit.welcome and self.placer.finishes(lane, seat, now):
                 its = fit.busy if seat in busy else fit.free
                 if key is None or its < key:
                     best, key = seat, its
@@ -202,7 +202,7 @@ class Offers:
         hopeful: set[Lane] = set(untested)
         while heads and len(batch) < room:
             lane = heads[0][1]
-            if lane not in hopeful and not self._hopeful(lane, seats):
+            if lane not in hopeful and not self._hopeful(lane, seats, now):
                 heapq.heappop(heads)
                 continue
             hopeful.add(lane)
@@ -228,9 +228,11 @@ class Offers:
         else:
             heapq.heapreplace(heads, (following, lane))
 
-    def _hopeful(self, lane: Lane, seats: list[Seat]) -> bool:
+    def _hopeful(self, lane: Lane, seats: list[Seat], now: datetime) -> bool:
         """Whether one of these donors might take a task of the lane (before lots are drawn)."""
-        return bool(lane.restrictions) or any(self.placer.fit(lane, seat).welcome for seat in seats)
+        return bool(lane.restrictions) or any(
+            self.placer.fit(lane, seat).welcome and self.placer.finishes(lane, seat, now) for seat in seats
+        )
 
     def _fail_unreadable(self) -> None:
         """A task that says nothing readable would wait for ever: it fails instead, and its message says why."""

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from ..grid.acceptance import admits, decide, room
+from ..grid.acceptance import admits, decide, finishes, room
 from ..grid.donors import Load
+from ..grid.jobs import Ask
 from ..grid.placement import appraise, order, rank
 from ..grid.verdicts import Reason, Verdict
 from .lanes import Key, Lane
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 Clock: TypeAlias = Callable[[], datetime]
 """Returns the time as an aware UTC datetime."""
+Usual: TypeAlias = Callable[[tuple[str, str | None]], float | None]
+"""Job type and model → how long such work usually takes, in s; None: not known."""
 
 _FITS = 256
 """Lanes of which a donor's fit is remembered."""
@@ -42,8 +45,12 @@ def lot(key: Key, donor_id: str, now: datetime, every: float = OFFER_EVERY) -> f
 class Placer:
     """Asks the pure rule on behalf of the scheduler. Whatever goes wrong in here means: nobody gets the task."""
 
-    def __init__(self, roster: Roster, clock: Clock, offer_every: float = OFFER_EVERY) -> None:
+    def __init__(
+        self, roster: Roster, clock: Clock, offer_every: float = OFFER_EVERY, usual: Usual = lambda _: None
+    ) -> None:
+        """`usual`: type and model → how long such work usually takes, in s."""
         self.roster = roster
+        self._usual = usual
         self.clock = clock
         self.offer_every = offer_every
         self.problem = ""
@@ -86,7 +93,7 @@ class Placer:
         now = self.clock()
         among = None if base is None else self._ids(base)
         return rank(
-            lane.ask,
+            self.timed(lane),
             self.roster.donors,
             now,
             lambda donor_id: lot(key, donor_id, now, self.offer_every),
@@ -119,13 +126,27 @@ class Placer:
             return 0
         return room(seat.donor, seat.load, now)
 
+    def timed(self, lane: Lane) -> Ask:
+        """What a lane asks for, and how long that usually takes: for donors who close it must end before."""
+        ask = lane.ask
+        if ask.seconds or not self.roster.timed:
+            return ask
+        seconds = self._usual((ask.type, ask.model)) or 0.0
+        if lane.timed.seconds != seconds:
+            lane.timed = replace(ask, seconds=seconds)
+        return lane.timed
+
+    def finishes(self, lane: Lane, seat: Seat, now: datetime) -> bool:
+        """Whether the lane's tasks would end before the donor's window does. Raises what the rule raises."""
+        return finishes(self.timed(lane), seat.donor, now)
+
     def verdict(self, key: Key | None, lane: Lane, seat: Seat, now: datetime) -> Verdict:
         """May this donor take the task now? Without a key: may it take any task of the lane, lots aside?"""
         if lane.error:
             return Verdict(Reason.POLICY_ERROR, lane.error)
         try:
             drawn = 0.0 if key is None else lot(key, seat.donor.id, now, self.offer_every)
-            return decide(lane.ask, seat.donor, seat.load, now, drawn)
+            return decide(self.timed(lane), seat.donor, seat.load, now, drawn)
         except Exception as problem:  # noqa: BLE001
             self.failed(problem)
             return Verdict(Reason.POLICY_ERROR, self.problem)

@@ -44,7 +44,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.ledger = Ledger()
         self.lanes = Lanes()
         self.roster = Roster(lambda donor_id: self.ledger.standing(donor_id, clock()))
-        self.placer = Placer(self.roster, clock, offer_every)
+        self.placer = Placer(self.roster, clock, offer_every, self.ledger.median)
         self.offers = Offers(scheduler, self.lanes, self.placer)
         self.assigned: dict[TaskState, Assignment] = {}
         self.running_by_type: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from distributed.core import Status
 
 from ..grid.donors import Donor, DonorState, Load
+from ..grid.hours import has_hours
 from ..grid.placement import Donors
 from .facts import Report, Statement
 from .lanes import Lane
@@ -228,7 +229,7 @@ class Roster:
         self._put(seat)
         limits = seat.donor.limits
         (self.thin.add if limits.acceptance_rate < 1 else self.thin.discard)(id_)
-        timed = limits.working_hours_start is not None or limits.max_jobs_per_hour > 0
+        timed = has_hours(limits) or limits.max_jobs_per_hour > 0
         (self.timed.add if timed else self.timed.discard)(id_)
         self.changed.add(id_)
 

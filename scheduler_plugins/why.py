@@ -99,7 +99,7 @@ def _opinions(grid: GridPlugin, key: Key, lane: Lane, allowed: set[WorkerState] 
     try:
         if lane.error:
             raise ValueError(lane.error)
-        told = explain(lane.ask, grid.roster.donors, now, lambda id_: lot(key, id_, now, placer.offer_every))
+        told = explain(placer.timed(lane), grid.roster.donors, now, lambda id_: lot(key, id_, now, placer.offer_every))
     except Exception as problem:  # noqa: BLE001 - the answer says what the rule says, and so that it fails
         broken = Verdict(Reason.POLICY_ERROR, f"{type(problem).__name__}: {problem}")
         told = [(seat.donor, broken, None) for seat in grid.roster]

@@ -7,8 +7,9 @@ from typing import Self
 
 from pydantic import model_validator
 
+from ..schedule import Schedule
 from .fields import Section, setting
-from .kinds import Auto, HttpUrl, NonEmpty, TimeZone
+from .kinds import Auto, HttpUrl, NonEmpty, TimeZone, WeekSchedule
 
 
 class Server(Section):
@@ -121,9 +122,16 @@ class LoadControl(Section):
         ge=0,
         le=23,
     )
+    schedule: WeekSchedule | None = setting(
+        None,
+        "Windows of the week in which work is taken; with working hours too, both must allow it.",
+        variable="GPU_SCHEDULE",
+        unset="the whole week",
+        allowed="days and times such as mon-fri 18:00-08:00, sat-sun 00:00-24:00",
+    )
     time_zone: TimeZone | None = setting(
         None,
-        "Time zone of the working hours.",
+        "Time zone of the working hours and of the schedule.",
         variable="GPU_TIME_ZONE",
         unset="the machine's own",
         allowed="a name of the IANA database, such as Europe/Berlin",
@@ -141,6 +149,15 @@ class LoadControl(Section):
     def _both_hours(self) -> Self:
         if (self.working_hours_start is None) != (self.working_hours_end is None):
             raise ValueError("working_hours_start and working_hours_end are set both or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        start, end = self.working_hours_start, self.working_hours_end
+        if self.schedule is None or start is None or end is None or start == end:
+            return self
+        if not Schedule(self.schedule).meets(start, end):
+            raise ValueError(f"schedule is {self.schedule!r}, which never meets the working hours {start}-{end}")
         return self
 
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..regions import check_region
+from ..schedule import Schedule
 from ..suggest import did_you_mean
 
 JOB_TYPES = ("llm", "embedding", "whisper", "image_gen", "vision")
@@ -66,6 +67,11 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def _schedule(value: str) -> str:
+    Schedule(value)
+    return value
+
+
 def _networks(value: Any) -> Any:
     """``10.0.0.0/8=europe-west,…`` as a mapping; the networks of a mapping in their normal form."""
     if isinstance(value, str):
@@ -101,5 +107,7 @@ RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
 DaskAddress = Annotated[str, _url("tcp", "tls", "ucx", "ws", "wss", "inproc")]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 """Name of an IANA time zone, e.g. ``Europe/Berlin``."""
+WeekSchedule = Annotated[str, AfterValidator(_schedule)]
+"""Windows of the week, e.g. ``mon-fri 18:00-08:00``."""
 Networks = Annotated[dict[str, Region], BeforeValidator(_networks)]
 """Network in CIDR form → region code; in a variable ``10.0.0.0/8=europe-west,…``."""

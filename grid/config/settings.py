@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..donors import Donor, Limits
 from ..regions import REGIONS
+from ..schedule import Schedule
 from .donor import Direct, Engines, Gpu, LoadControl, Server
 from .fields import Section, setting
 from .inference import Distributed, Inference, Speculative
@@ -61,6 +62,7 @@ class Settings(Section):
             max_jobs_per_hour=control.max_jobs_per_hour,
             working_hours_start=control.working_hours_start,
             working_hours_end=control.working_hours_end,
+            schedule=None if control.schedule is None else Schedule(control.schedule),
             time_zone=control.time_zone or local_time_zone(),
             max_gpu_memory_percent=control.max_gpu_memory_percent,
         )

@@ -1,11 +1,9 @@
-"""Every limit of an owner, at its edges; working hours on the days when clocks change."""
+"""Every limit of an owner, at its edges."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -16,15 +14,13 @@ from idlegrid.grid.acceptance import (
     closes_at,
     decide,
     free_memory_gb,
-    is_open,
     moment_of,
-    opens_at,
     room,
     standing,
 )
 from idlegrid.grid.donors import IDLE, Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
-from idlegrid.grid.verdicts import ACCEPTED, Reason
+from idlegrid.grid.verdicts import ACCEPTED, Reason, Verdict
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 ASK = Ask(type="embedding")
@@ -147,84 +143,9 @@ def test_who_waits_for_a_moment_never_wakes_too_early(seconds):
     assert moment_of(seconds).timestamp() < seconds + 1e-5
 
 
-# Working hours
-
-
-@pytest.mark.parametrize(
-    ("limits", "now", "opens", "closes"),
-    [
-        (hours(9, 17), utc(2026, 7, 1, 9), utc(2026, 7, 1, 9), utc(2026, 7, 1, 17)),
-        (hours(9, 17), utc(2026, 7, 1, 17), utc(2026, 7, 2, 9), utc(2026, 7, 1, 17)),
-        (hours(22, 6), utc(2026, 7, 1, 23), utc(2026, 7, 1, 23), utc(2026, 7, 2, 6)),
-        (hours(22, 6), utc(2026, 7, 1, 6), utc(2026, 7, 1, 22), utc(2026, 7, 1, 6)),
-        (hours(22, 0), utc(2026, 7, 1, 23, 59), utc(2026, 7, 1, 23, 59), utc(2026, 7, 2)),
-        # Kathmandu is 5:45 ahead
-        (hours(9, 17, "Asia/Kathmandu"), utc(2026, 7, 1, 3, 14), utc(2026, 7, 1, 3, 15), utc(2026, 7, 1, 3, 14)),
-        # Berlin skips 2:00-3:00 on 29 March: the night is an hour shorter
-        (hours(22, 6, "Europe/Berlin"), utc(2026, 3, 28, 23), utc(2026, 3, 28, 23), utc(2026, 3, 29, 4)),
-        (hours(2, 6, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1), utc(2026, 3, 29, 0, 30)),
-        (hours(3, 6, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1), utc(2026, 3, 29, 0, 30)),
-        (hours(23, 2, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 0, 30), utc(2026, 3, 29, 1)),
-        # the hour that doesn't exist that day: the window is lost, the next one is tomorrow's
-        (hours(2, 3, "Europe/Berlin"), utc(2026, 3, 29, 0, 30), utc(2026, 3, 30, 0), utc(2026, 3, 29, 0, 30)),
-        # Berlin has 2:00-3:00 twice on 25 October
-        (hours(22, 6, "Europe/Berlin"), utc(2026, 10, 24, 23), utc(2026, 10, 24, 23), utc(2026, 10, 25, 5)),
-        (hours(2, 3, "Europe/Berlin"), utc(2026, 10, 24, 23, 59), utc(2026, 10, 25, 0), utc(2026, 10, 24, 23, 59)),
-        (hours(2, 3, "Europe/Berlin"), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 2)),
-        (hours(3, 6, "Europe/Berlin"), utc(2026, 10, 25, 0, 59), utc(2026, 10, 25, 2), utc(2026, 10, 25, 0, 59)),
-        # Lord Howe moves by half an hour: 2:00 is 2:30 on 4 October (15:30 UTC the day before)
-        (hours(2, 6, "Australia/Lord_Howe"), utc(2026, 10, 3, 15), utc(2026, 10, 3, 15, 30), utc(2026, 10, 3, 15)),
-        # Troll moves by two: 3:00 is 1:00 on 25 October, so 2:00-3:00 comes twice, an hour apart
-        (hours(2, 3, "Antarctica/Troll"), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 0, 30), utc(2026, 10, 25, 1)),
-        (hours(2, 3, "Antarctica/Troll"), utc(2026, 10, 25, 1), utc(2026, 10, 25, 2), utc(2026, 10, 25, 1)),
-        # Apia had no 30 December 2011
-        (hours(20, 22, "Pacific/Apia"), utc(2011, 12, 30, 9), utc(2011, 12, 31, 6), utc(2011, 12, 30, 9)),
-    ],
-)  # fmt: skip
-def test_working_hours(limits, now, opens, closes):
-    assert opens_at(limits, now) == opens
-    assert closes_at(limits, now) == closes
-
-
-def test_around_the_clock():
-    for limits in (Limits(), hours(0, 0), hours(7, 7, "Europe/Berlin")):
-        assert is_open(limits, NOW)
-        assert opens_at(limits, NOW) == NOW
-        assert closes_at(limits, NOW) is None
-
-
-ZONES = ("UTC", "Europe/Berlin", "America/New_York", "America/Havana", "America/Nuuk", "Asia/Kathmandu")
-ZONES += ("Asia/Tehran", "Australia/Lord_Howe", "Pacific/Chatham", "Africa/Casablanca", "Antarctica/Troll")
-ZONES += ("Pacific/Apia",)
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Antarctica/Troll")
 zones = st.sampled_from(ZONES)
 windows = st.tuples(st.integers(0, 23), st.integers(0, 23)).filter(lambda pair: pair[0] != pair[1])
-
-
-@st.composite
-def moments_near_clock_changes(draw):
-    """A zone and a moment, more often than not within a day of a change of its clock."""
-    zone = ZoneInfo(draw(zones))
-    day = utc(draw(st.integers(2010, 2030)), 1, 1) + timedelta(days=draw(st.integers(0, 364)))
-    if draw(st.booleans()):
-        offsets = [(at, at.astimezone(zone).utcoffset()) for at in (day + timedelta(days=n) for n in range(240))]
-        day = next((at for (at, old), (_, new) in pairwise(offsets) if old != new), day)
-    return zone.key, day + timedelta(minutes=draw(st.integers(-1440, 2880)))
-
-
-@given(moments_near_clock_changes(), windows)
-@settings(max_examples=300, deadline=None)
-def test_hours_turn_exactly_when_a_look_every_quarter_of_an_hour_sees_it(place, window):
-    zone, now = place
-    limits = hours(*window, zone)
-    opened = is_open(limits, now)
-    turn = closes_at(limits, now) if opened else opens_at(limits, now)
-    # every offset of these zones is a whole number of quarter hours, so nothing turns in between
-    step = now.replace(minute=now.minute // 15 * 15) + timedelta(minutes=15)
-    while is_open(limits, step) is opened:
-        step += timedelta(minutes=15)
-    assert turn == step
-    assert is_open(limits, turn - timedelta(microseconds=1)) is opened
-
 
 loads = st.builds(
     Load,
@@ -248,6 +169,49 @@ def test_a_retry_is_the_first_moment_at_which_time_is_no_obstacle(window, zone, 
     assert standing(donor, load, verdict.retry_at - timedelta(microseconds=1)).reason in by_time
     if load.started_last_hour <= per_hour:
         assert standing(donor, load, verdict.retry_at).reason not in by_time
+
+
+# The end of a window
+
+
+def ending(seconds: float, *, pace: float = 1.0, limits: Limits | None = None, now: datetime = NOW) -> Verdict:
+    donor = replace(DONOR, limits=limits or hours(8, 13), pace=pace)
+    return decide(replace(ASK, seconds=seconds), donor, IDLE, now, 0.0)
+
+
+def test_no_work_is_begun_that_would_not_end_before_the_window_closes():
+    assert ending(3600)
+    late = ending(3601)
+    assert (late.reason, late.retry_at) == (Reason.WINDOW_CLOSES, utc(2026, 7, 2, 8))
+    assert late.detail == "closes in 3600 s, such work takes about 3.6e+03 s here"
+    assert ending(0, now=utc(2026, 7, 1, 12, 59, 59)), "of unknown length: it may be short"
+    assert ending(1e9, limits=Limits()), "a window that never closes"
+
+
+def test_a_slow_donor_needs_more_time_than_others():
+    assert ending(1800, pace=2.0)
+    assert not ending(1801, pace=2.0)
+    assert ending(7200, pace=0.5)
+
+
+def test_work_that_is_longer_than_any_window_is_promised_nothing():
+    assert ending(5 * 3600, now=utc(2026, 7, 1, 8))
+    late = ending(5 * 3600 + 1, now=utc(2026, 7, 1, 8))
+    assert (late.reason, late.retry_at) == (Reason.WINDOW_CLOSES, None)
+
+
+@given(windows, zones, st.floats(1, 90_000), st.floats(0.1, 10), st.floats(0, 86_400))
+@settings(max_examples=300, deadline=None)
+def test_what_is_accepted_ends_in_the_window_and_a_retry_is_no_false_hope(window, zone, seconds, pace, at):
+    limits, now = hours(*window, zone), NOW + timedelta(seconds=at)
+    verdict = ending(seconds, pace=pace, limits=limits, now=now)
+    if verdict:
+        closes = closes_at(limits, now)
+        assert closes is not None
+        assert (closes - now).total_seconds() >= seconds * pace
+    if verdict.reason is Reason.WINDOW_CLOSES and verdict.retry_at is not None:
+        assert ending(seconds, pace=pace, limits=limits, now=verdict.retry_at)
+        assert standing(replace(DONOR, limits=limits), IDLE, now), "other reasons come first"
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(1, 100), st.floats(0.1, 100))

@@ -12,6 +12,7 @@ from idlegrid.grid.donors import Donor, Limits, Load
 from idlegrid.grid.jobs import Ask
 from idlegrid.grid.placement import Donors, explain, rank
 from idlegrid.grid.regions import REGIONS
+from idlegrid.grid.schedule import Schedule
 
 NOW = datetime(2026, 3, 28, 22, 30, tzinfo=UTC)
 """The evening before Europe puts its clocks forward."""
@@ -26,6 +27,7 @@ def always(donor_id: str) -> float:
 limits = st.builds(
     lambda hours, **rest: Limits(working_hours_start=hours and hours[0], working_hours_end=hours and hours[1], **rest),
     hours=st.none() | st.tuples(st.integers(0, 23), st.integers(0, 23)),
+    schedule=st.sampled_from((None, None, Schedule("sat-sun 00:00-24:00"), Schedule("daily 00:30-23:15"))),
     time_zone=st.sampled_from(("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe")),
     acceptance_rate=st.sampled_from((1.0, 1.0, 0.5)),
     max_concurrent_jobs=st.integers(1, 3),
@@ -54,6 +56,7 @@ def donors_with(ids: st.SearchStrategy[str]) -> st.SearchStrategy[Donor]:
         limits=limits,
         reliability=st.sampled_from((0.0, 0.5, 0.75)) | st.floats(0, 1),
         avg_latency_ms=st.none() | st.sampled_from((5.0, 50.0)),
+        pace=st.sampled_from((1.0, 0.5, 3.0)),
     )
 
 
@@ -65,6 +68,7 @@ asks = st.builds(
     allow_cross_region=st.booleans(),
     gpu_memory_gb=st.sampled_from((0.0, 0.0, 6.0, 18.0, 60.0)),
     excluded=st.frozensets(st.sampled_from([f"d{i}" for i in range(6)]), max_size=2),
+    seconds=st.sampled_from((0.0, 0.0, 60.0, 1800.0, 7200.0)) | st.floats(0, 90_000),
 )
 ids = st.sampled_from([f"d{i}" for i in range(12)])
 moments = st.floats(0, 172800).map(lambda after: NOW + timedelta(seconds=after))

@@ -11,6 +11,7 @@ from distributed.diagnostics import nvml
 from small_cluster import annotation, cluster, donor, until
 from small_tasks import where
 
+from idlegrid.grid.schedule import Schedule
 from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin, gpu_memory_used_gb
 from idlegrid.scheduler_plugins.facts import KEY, Report, Statement
 from idlegrid.scheduler_plugins.scheduler import GridScheduler
@@ -24,6 +25,7 @@ FULL = donor(
     models=frozenset({"m"}),
     working_hours_start=22,
     working_hours_end=6,
+    schedule=Schedule("mon-fri 18:00-08:00, sat-sun 00:00-24:00"),
     time_zone="Europe/Berlin",
 )
 

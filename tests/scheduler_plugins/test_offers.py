@@ -12,6 +12,7 @@ from small_tasks import hold, nap, where
 from idlegrid.grid.acceptance import admits
 from idlegrid.scheduler_plugins import placer
 from idlegrid.scheduler_plugins.placer import lot
+from idlegrid.scheduler_plugins.why import grid_why
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,40 @@ async def test_a_window_that_opens_by_the_clock_sends_the_waiting_on():
         assert clock() < opens
         assert await c.client.gather(futures) == ["night"] * 3
         assert clock() >= opens
+
+
+async def test_no_task_is_sent_that_would_not_end_before_the_window_closes():
+    clock = HandClock(NOON)
+    async with cluster(donor("day", working_hours_start=8, working_hours_end=13), clock=clock) as c:
+        c.scheduler.grid.ledger.finished("another", ("embedding", "long"), 600.0)
+        clock.forward(minutes=55)
+        [late] = await waiting(c, model="long")
+        told = grid_why(c.scheduler.grid, late.key)
+        assert [row["verdict"] for row in told["candidates"]] == ["window_closes"]
+        assert told["candidates"][0]["retry_at"] == (NOON + timedelta(hours=20)).isoformat()
+        with dask.annotate(**annotation(model="of unknown length")):
+            assert await c.client.submit(where, 0, pure=False) == "day", "the control: it may be short"
+        assert c.state(late) == "no-worker", "a slot that comes free changes nothing"
+        clock.forward(hours=20, seconds=-(clock() - NOON).total_seconds() - 0.5)
+        c.scheduler.grid.offers.wake()  # its timer does not know that the clock was put forward
+        assert await late == "day"
+        assert clock() >= NOON + timedelta(hours=20)
+
+
+async def test_a_slow_donor_gets_less_before_its_window_closes():
+    clock = HandClock(NOON)
+    slow, usual = ({"working_hours_start": 8, "working_hours_end": 13} for _ in range(2))
+    async with cluster(donor("slow", **slow), clock=clock) as c:
+        ledger = c.scheduler.grid.ledger
+        for _ in range(100):
+            ledger.finished("another", ("embedding", None), 600.0)
+            ledger.finished("slow", ("embedding", None), 6000.0)
+            ledger.finished("another", ("embedding", None), 600.0)
+        c.scheduler.grid.roster.restate(c.scheduler.grid.roster.get("slow"), clock())
+        clock.forward(minutes=40)
+        [task] = await waiting(c)
+        await c.join(donor("usual", **usual))
+        assert await task == "usual"
 
 
 async def test_without_the_timer_nobody_would_notice_the_window(monkeypatch):

@@ -145,6 +145,7 @@ def test_in_the_environment_only_what_looks_like_ours_is_warned_of():
         ("GPU_SUPPORTED_TYPES", "embeding", "supported_types", "Did you mean 'embedding'?"),
         ("GPU_SUPPORTED_TYPES", ",", "supported_types", "the list is empty"),
         ("GPU_TIME_ZONE", "Europe/Berln", "load_control.time_zone", "IANA"),
+        ("GPU_SCHEDULE", "mon-fry 18:00-08:00", "load_control.schedule", "'fry' is no day"),
         ("GPU_SERVER_URL", "ftp://localhost", "server.url", "http:// or https://"),
         ("GPU_MAX_MEMORY_GB", "-1", "gpu.max_memory_gb", "above 0"),
         ("GPU_LLM_ENGINE", "vlm", "inference.engine", "torch, vllm, sglang, transformers"),
