@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from distributed.core import rpc
@@ -39,14 +39,31 @@ async def serve_puller(
     urls: Sequence[str], donor: Donor, token: str, stop: asyncio.Event, *, drain_timeout: float
 ) -> None:
     """One worker process that asks the service at `urls` for jobs, until `stop`. Raises CannotStart: it is refused."""
-    part = Part(
-        f"worker {donor.name}",
-        (sys.executable, "-m", "idlegrid.api.pull_process", *urls),
-        ONE_THREAD | {DONOR: to_variable(donor), "IDLEGRID_API_WORKER_TOKEN": token},
-        grace=drain_timeout + PARTING,
-        quiet=False,
+    part = puller_part(
+        urls, donor, drain_timeout=drain_timeout, environment={"IDLEGRID_API_WORKER_TOKEN": token}, must_start=True
     )
     await Supervised(part).run(stop)
+
+
+def puller_part(
+    urls: Sequence[str],
+    donor: Donor,
+    *,
+    drain_timeout: float,
+    environment: dict[str, str],
+    tell: Callable[[str], None] | None = None,
+    must_start: bool = False,
+) -> Part:
+    """The process that asks the service at `urls` for work as `donor`, for a supervisor."""
+    return Part(
+        f"worker {donor.name}",
+        (sys.executable, "-m", "idlegrid.api.pull_process", *urls),
+        ONE_THREAD | environment | {DONOR: to_variable(donor)},
+        grace=drain_timeout + PARTING,
+        quiet=False,
+        tell=tell,
+        must_start=must_start,
+    )
 
 
 def worker_part(
@@ -58,6 +75,7 @@ def worker_part(
     memory_limit: int | None = None,
     host: str | None = None,
     quiet: bool = True,
+    tell: Callable[[str], None] | None = None,
 ) -> Part:
     """The process that works as `donor`, for a supervisor."""
     options = ["--drain-timeout", f"{drain_timeout:g}"]
@@ -72,6 +90,7 @@ def worker_part(
         grace=drain_timeout + PARTING,
         memory_limit=memory_limit,
         quiet=quiet,
+        tell=tell,
         must_start=False,
     )
 

@@ -47,10 +47,21 @@ class Finding:
 
 def examine(config: Path | None = None) -> Iterator[Finding]:
     """Every finding, in the order in which a person would look. A configuration that can't be read ends it."""
+    yield from examine_machine(config)
+    try:
+        settings = load_settings(config).settings
+    except ConfigError:
+        return  # told already
+    yield from _scheduler(settings)
+    yield from _ports(settings)
+
+
+def examine_machine(config: Path | None = None) -> Iterator[Finding]:
+    """What matters wherever work is done. A configuration that can't be read ends it."""
     yield _python()
     yield from _packages()
     try:
-        settings = load_settings(config).settings
+        load_settings(config)
     except ConfigError as error:
         yield Finding(
             "configuration", Health.PROBLEM, str(error), "mend it; `idlegrid config show` lists what is allowed"
@@ -61,8 +72,6 @@ def examine(config: Path | None = None) -> Iterator[Finding]:
     yield _memory()
     yield _disk()
     yield _model()
-    yield from _scheduler(settings)
-    yield from _ports(settings)
 
 
 def _python() -> Finding:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from socket import IPPROTO_TCP, TCP_NODELAY
-from typing import Any
 
 import uvicorn
 
@@ -22,6 +21,7 @@ from .llm_backend import ServiceBackend
 from .oracle import SchedulerOracle
 from .parent import supervised
 from .ports import check_free
+from .quiet_server import QuietServer
 from .signals import Say
 from .storing import opened
 
@@ -59,7 +59,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             yield ""
             return
         app = create_app(embedder, settings, chat, jobs)
-        server = _Server(
+        server = QuietServer(
             uvicorn.Config(
                 app,
                 host=place.host,
@@ -92,7 +92,7 @@ async def _jobs(address: str, settings: Settings, stop: asyncio.Event) -> AsyncI
             return
         secret = await asyncio.to_thread(load_secret, settings.database.secret_file)
         oracle = SchedulerOracle(address)
-        door = JobDoor(store, settings, secret=secret, oracle=oracle)
+        door = JobDoor(store, settings, secret=secret, oracle=oracle, scheduler=address)
         try:
             yield door
         finally:
@@ -111,19 +111,3 @@ async def _llms(address: str, models: Sequence[str], *, must_answer: bool) -> As
     wanted = [Deployment(model=name, device="auto", gpu_memory_gb=0.0) for name in names]
     async with LlmService(address, wanted, must_answer=must_answer) as service:
         yield ServiceBackend(service)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that leaves the signals to us and tells when it answers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.answers = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        self.answers.set()

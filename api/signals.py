@@ -30,6 +30,31 @@ def stop_on_signals(say: Say, promise: str) -> asyncio.Event:
     return stop
 
 
+def leave_on_signals(say: Say, promise: str, leave: Callable[[], None], now: Callable[[], None]) -> None:
+    """Call `leave` at the first SIGINT or SIGTERM and `now` at the second; a third ends the process at once.
+
+    `promise` says what is done before the end.
+    """
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def first() -> None:
+        for number in numbers:
+            loop.add_signal_handler(number, second)
+        say(f"leaving: {promise}; once more to stop now")
+        leave()
+
+    def second() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        say("stopping now: what runs is handed back")
+        now()
+
+    for number in numbers:
+        loop.add_signal_handler(number, first)
+
+
 def quiet() -> None:
     """Dask tells of every connection: warnings are enough for a terminal."""
     logging.getLogger("distributed").setLevel(logging.WARNING)

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,9 @@ LASTED = 10.0
 MEMORY_LIMIT = 0.95
 """Share of its memory limit at which a part is killed: it would take the machine with it."""
 LOOK_EVERY = 1.0
+LONGEST_LINE = 8192
+LAST_WORDS = 1.0
+"""Seconds for what a process said before it was killed."""
 _EXPECTED = (1, 2)
 """Exit codes of a command that said why it can't work."""
 
@@ -49,6 +52,8 @@ class Part:
     """Bytes of resident memory. None: not watched."""
     quiet: bool = True
     """Its standard output is thrown away."""
+    tell: Callable[[str], None] | None = None
+    """Takes all that it says, line by line, in place of this process's own output."""
     must_start: bool = True
     """When it ends at its first start with a word why, `run` raises CannotStart instead of trying again."""
 
@@ -63,6 +68,9 @@ class Supervised:
         self.settled = False
         """Set by who saw it at work: from then on it is started again whatever it says."""
         self._process: asyncio.subprocess.Process | None = None
+        self._group: int | None = None
+        """Process group of which something may be left."""
+        self._reading: set[asyncio.Task[None]] = set()
 
     @property
     def pid(self) -> int | None:
@@ -71,7 +79,10 @@ class Supervised:
         return process.pid if process is not None and process.returncode is None else None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keep it running until `stop`, then end it with SIGTERM and patience. Raises CannotStart."""
+        """Keep it running until `stop`, then end it with SIGTERM and patience. Raises CannotStart.
+
+        Cancelled, it kills the process and all that this one started, at once.
+        """
         pause = RESTART_FIRST
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -79,11 +90,14 @@ class Supervised:
                 began = time.monotonic()
                 process = await self._start()
                 ended = asyncio.create_task(self._watched(process))
-                await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
-                if not ended.done():
-                    await self._end(process)
-                code = await ended
-                kill_group(process.pid)
+                try:
+                    await asyncio.wait([stopping, ended], return_when=asyncio.FIRST_COMPLETED)
+                    if not ended.done():
+                        await self._end(process)
+                    code = await ended
+                finally:
+                    ended.cancel()
+                self._kill()
                 if stop.is_set():
                     return
                 lasted = time.monotonic() - began >= LASTED
@@ -92,8 +106,23 @@ class Supervised:
                 await asyncio.wait([stopping], timeout=pause)
         finally:
             stopping.cancel()
-            if (pid := self.pid) is not None:
-                kill_group(pid)
+            self._kill()
+            await self._reaped()
+
+    async def _reaped(self) -> None:
+        """Wait for the process that was killed, and for its last words."""
+        if self._process is not None:
+            await self._process.wait()
+        if self._reading:
+            _, mute = await asyncio.wait(self._reading, timeout=LAST_WORDS)
+            for task in mute:  # somebody who is not of its group holds the pipe
+                task.cancel()
+
+    def _kill(self) -> None:
+        """Kill all that is left of the process, once: its number may be another's later."""
+        group, self._group = self._group, None
+        if group is not None:
+            kill_group(group)
 
     def _judge(self, code: int) -> None:
         if self.part.must_start and self.starts == 1 and not self.settled and code in _EXPECTED:
@@ -102,14 +131,21 @@ class Supervised:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self.starts += 1
-        self._process = await asyncio.create_subprocess_exec(
+        output = asyncio.subprocess.DEVNULL if self.part.quiet else None
+        process = self._process = await asyncio.create_subprocess_exec(
             *self.part.command,
             env=os.environ | self.part.environment | {VARIABLE: str(os.getpid())},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL if self.part.quiet else None,
+            stdout=output if self.part.tell is None else asyncio.subprocess.PIPE,
+            stderr=None if self.part.tell is None else asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is ours to pass on, and what it leaves behind can be killed as a group
         )
-        return self._process
+        self._group = process.pid
+        if process.stdout is not None and self.part.tell is not None:
+            reading = asyncio.create_task(_told(process.stdout, self.part.tell))
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+        return process
 
     async def _watched(self, process: asyncio.subprocess.Process) -> int:
         """Its exit code, once it ended."""
@@ -131,6 +167,19 @@ class Supervised:
             return
         logger.warning("the %s did not end within %g s and is killed", self.part.name, self.part.grace)
         kill_group(process.pid)
+
+
+async def _told(stream: asyncio.StreamReader, tell: Callable[[str], None]) -> None:
+    """Pass on what a process says until it has said its last; a line that does not end is cut."""
+    rest = b""
+    while chunk := await stream.read(LONGEST_LINE):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) >= LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            tell(line.decode(errors="replace").rstrip())
+    if rest:
+        tell(rest.decode(errors="replace").rstrip())
 
 
 def resident_memory(pid: int) -> int:

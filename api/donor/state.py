@@ -39,7 +39,7 @@ class Home:
     orders_socket: Path
     """Where the agent speaks with its worker process."""
     page_file: Path
-    """URL of the page for the owner, with what opens it; there while the agent runs."""
+    """Opens the page for the owner; there while the agent runs."""
     lock: Path
     """Held by the agent that runs."""
 
@@ -68,7 +68,7 @@ class Home:
             log=state / "agent.log",
             control_socket=sockets / "control.sock",
             orders_socket=sockets / "orders.sock",
-            page_file=sockets / "page",
+            page_file=sockets / "page.html",
             lock=state / "lock",
         )
 
@@ -124,6 +124,8 @@ class Kept:
     """The load control that the grid holds for this machine, as it was last told."""
     pushed: dict[str, Any] = field(default_factory=dict)
     """The owner's own load control, as the grid was last told."""
+    enrolment: str = ""
+    """Digest of the enrolment token that let this machine in."""
     name: str = ""
     region: str = ""
     """Name and region under which this machine is registered."""

@@ -1,0 +1,141 @@
+"""What a machine could lend: looked at, proposed, and explained to its owner in plain words. Pure, but for the look."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from ...grid import catalogue
+from ...grid.config import Settings
+from ...grid.config.time_zone import local_time_zone
+from ...grid.job_types import job_types
+from ...grid.regions import REGIONS
+
+_REGION_OF_AREA = {"Africa": "europe-west", "America": "america-north", "Australia": "oceania", "Pacific": "oceania"}
+
+
+def _cities(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_EUROPE_EAST = _cities(
+    "Athens Belgrade Bratislava Bucharest Budapest Chisinau Helsinki Istanbul Kiev Kyiv Ljubljana Minsk Moscow Prague "
+    "Riga Sarajevo Skopje Sofia Tallinn Vilnius Warsaw Zagreb"
+)
+_ASIA_EAST = _cities("Chongqing Harbin Hong_Kong Macau Pyongyang Seoul Shanghai Taipei Tokyo Ulaanbaatar Vladivostok")
+_AMERICA_SOUTH = _cities(
+    "Asuncion Bahia Belem Bogota Buenos_Aires Caracas Cayenne Fortaleza Guayaquil Guyana La_Paz Lima Manaus "
+    "Montevideo Paramaribo Recife Santiago Sao_Paulo"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What was found."""
+
+    gpu_model: str | None
+    """None: no GPU."""
+    gpu_memory_gb: float
+    memory_gb: float
+    """Main memory."""
+    cores: int
+    time_zone: str
+
+
+def look() -> Machine:
+    """This machine."""
+    from ...scheduler_plugins.machine import visible_gpu
+
+    model, memory, _ = visible_gpu()
+    return Machine(
+        gpu_model=model,
+        gpu_memory_gb=memory,
+        memory_gb=psutil.virtual_memory().total / 1e9,
+        cores=psutil.cpu_count() or 1,
+        time_zone=local_time_zone(),
+    )
+
+
+def likely_region(time_zone: str) -> str | None:
+    """The region in which a machine with this time zone most likely stands; None: it says nothing."""
+    area, _, city = time_zone.partition("/")
+    city = city.rpartition("/")[2]
+    if area == "Europe":
+        return "europe-east" if city in _EUROPE_EAST else "europe-west"
+    if area == "Asia":
+        return "asia-east" if city in _ASIA_EAST else "asia-south"
+    if area == "America" and (city in _AMERICA_SOUTH or "Argentina" in time_zone):
+        return "america-south"
+    return _REGION_OF_AREA.get(area)
+
+
+def models_that_fit(machine: Machine, settings: Settings) -> dict[str, str]:
+    """Job type → the model that this machine would serve it with; types that can't be served are left out."""
+    memory = machine.gpu_memory_gb * settings.load_control.max_gpu_memory_percent / 100 or None
+    found = {}
+    for name in sorted(job_types()):
+        engine = getattr(settings.engines, name, None)
+        named = None if engine is None else engine.model_id
+        fits = catalogue.default_model(name, memory)
+        if named is not None:
+            found[name] = named
+        elif fits is not None:
+            found[name] = fits.id
+    return found
+
+
+def proposal(machine: Machine, settings: Settings) -> dict[str, Any]:
+    """Dotted key → value that is proposed where the owner has not said anything yet."""
+    found: dict[str, Any] = {}
+    if settings.name is None:
+        found["name"] = f"worker-{secrets.token_hex(2)}"  # the machine's own name is nobody's business
+    if (region := likely_region(machine.time_zone)) is not None:
+        found["region"] = region
+    return found
+
+
+def explained(machine: Machine, settings: Settings, server: str, *, pull: bool) -> Iterator[str]:
+    """What will run here and what others will see, for the owner, line by line."""
+    gpu = f"{machine.gpu_model} with {machine.gpu_memory_gb:.0f} GB" if machine.gpu_model else "no GPU: the CPU works"
+    yield f"This machine: {gpu}, {machine.memory_gb:.0f} GB of memory, {machine.cores} cores."
+    models = models_that_fit(machine, settings)
+    wanted = settings.supported_types or tuple(models)
+    yield "What will run here:"
+    for name in wanted:
+        slow = "" if machine.gpu_model or name == "embedding" else ", slow without a GPU"
+        yield f"  {name} with {models.get(name, 'a model that the grid names')}{slow}"
+    yield "  within these limits: " + ", ".join(_limits(settings))
+    yield "What others see:"
+    where = ", ".join(part for part in (settings.city, settings.country, settings.region) if part)
+    yield f"  the grid: the name {settings.name!r}, {where}, the GPU's model and memory, when it works and how"
+    yield "  reliably, and the address that it calls from. Not your files, not your other programs."
+    yield "  you, if you looked: what clients ask. It is computed in this machine's memory, and is theirs: leave it be."
+    yield "Who can do what:"
+    if pull:
+        yield f"  it asks {server} for work. What comes is data, never code."
+    else:
+        yield f"  it joins the Dask cluster of {server}. Whoever runs that cluster can run code here, as you: join so"
+        yield "  only a grid that you trust like a colleague; else take --pull."
+    yield "It stops at once with `gpu-worker pause`, and your own programs always come first."
+
+
+def _limits(settings: Settings) -> Iterator[str]:
+    control = settings.load_control
+    yield f"{control.max_concurrent_jobs} at a time"
+    if control.max_jobs_per_hour:
+        yield f"{control.max_jobs_per_hour} an hour"
+    if control.working_hours_start is not None:
+        yield f"{control.working_hours_start}:00 to {control.working_hours_end}:00"
+    if (schedule := getattr(control, "schedule", None)) is not None:
+        yield schedule
+    if control.working_hours_start is None and schedule is None:
+        yield "around the clock"
+    yield f"{control.max_gpu_memory_percent:g} % of the GPU's memory"
+
+
+REGION_LIST: Mapping[str, str] = {code: region.name for code, region in REGIONS.items()}
+"""Code → name, to choose from."""

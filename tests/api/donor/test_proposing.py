@@ -1,0 +1,51 @@
+"""What is proposed to an owner, and what the owner is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from idlegrid.api.donor.proposing import Machine, explained, likely_region, models_that_fit, proposal
+from idlegrid.grid.config import Settings
+
+BIG = Machine(gpu_model="NVIDIA RTX 4090", gpu_memory_gb=25.0, memory_gb=64, cores=16, time_zone="Europe/Berlin")
+NONE = Machine(gpu_model=None, gpu_memory_gb=0.0, memory_gb=8, cores=4, time_zone="Etc/UTC")
+
+
+@pytest.mark.parametrize(
+    ("zone", "region"),
+    [
+        ("Europe/Berlin", "europe-west"),
+        ("Europe/Warsaw", "europe-east"),
+        ("Asia/Tokyo", "asia-east"),
+        ("Asia/Kolkata", "asia-south"),
+        ("America/New_York", "america-north"),
+        ("America/Sao_Paulo", "america-south"),
+        ("America/Argentina/Salta", "america-south"),
+        ("Australia/Sydney", "oceania"),
+        ("Etc/UTC", None),
+        ("UTC", None),
+    ],
+)
+def test_where_a_machine_likely_stands(zone, region):
+    assert likely_region(zone) == region
+
+
+def test_only_what_fits_is_proposed():
+    small = Machine(gpu_model="small", gpu_memory_gb=8.0, memory_gb=16, cores=4, time_zone="UTC")
+    assert models_that_fit(BIG, Settings())["llm"] == "Qwen/Qwen2.5-7B-Instruct"
+    assert models_that_fit(small, Settings()).get("llm") != "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_a_name_says_nothing_of_its_owner():
+    found = proposal(BIG, Settings())
+    assert found["region"] == "europe-west"
+    assert found["name"].startswith("worker-")
+    assert "name" not in proposal(BIG, Settings(name="attic"))
+
+
+def test_who_can_do_what_is_said_plainly():
+    pushed = "\n".join(explained(BIG, Settings(name="attic"), "https://grid.example", pull=False))
+    pulled = "\n".join(explained(NONE, Settings(name="attic"), "https://grid.example", pull=True))
+    assert "can run code here, as you" in pushed
+    assert "data, never code" in pulled
+    assert "no GPU" in pulled
