@@ -1,0 +1,273 @@
+"""The sending end of one leg: steps in order, no more under way than the other end has room for, sent again when the
+connection breaks, refused when the chain has gone on without us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from .errors import FrameRefused, LinkFenced, LinkLost, LinkRefused, LinkTimeout
+from .frame import Buffer, Codec, Dtype, Encoded, Frame, Kind, Limits, encode
+from .leg import Door, Leg, Pace
+from .notes import from_note, to_note
+from .wire import Wire, connect
+
+ANSWERS = Limits(note=4096, body=0)
+"""What the other end may say."""
+LONGEST_PAUSE = 1.0
+
+
+class Link:
+    """Sends to an inlet. Belongs to one event loop, and to one sender at a time. Made by `Link.open`.
+
+    ::
+
+        steps   0 1 2 3 4 5 6 7 8 9
+                ├ taken ┤ ├ ring ┤ ▲       in the ring: sent, maybe received, not taken by the stage there
+                                   next    ring ≤ window
+    """
+
+    def __init__(self, door: Door, leg: Leg, first: int, tls: ssl.SSLContext | None, pace: Pace) -> None:
+        self.leg = leg
+        self.lost: LinkLost | LinkRefused | None = None
+        """Why nothing can be sent any more; None while it can."""
+        self.breaks = 0
+        """How often the connection broke."""
+        self._door, self._tls, self._pace = door, tls, pace
+        self._taken = self._next = first
+        self._window = 0
+        self._ring: deque[Encoded] = deque()
+        self._wire: Wire | None = None
+        """While it may be written to."""
+        self._change = asyncio.Event()
+        self._opened = False
+        self._task = asyncio.create_task(self._run(), name="idlegrid-link")
+
+    @classmethod
+    async def open(
+        cls,
+        door: Door,
+        leg: Leg,
+        *,
+        first: int = 0,
+        tls: ssl.SSLContext | None = None,
+        pace: Pace | None = None,
+        told: Callable[[], None] | None = None,
+    ) -> Link:
+        """Connect. `first`: the first step that will be sent in this epoch. `told` is called when the link is over.
+
+        Raises LinkRefused (LinkFenced), or LinkLost when nobody answers in `pace.patience` seconds.
+        """
+        link = cls(door, leg, first, tls, pace or Pace())
+        if told is not None:
+            link._task.add_done_callback(lambda _: told())
+        try:
+            while not link._opened and link.lost is None:
+                await link._changed()
+        except BaseException:
+            await link.close()
+            raise
+        if link.lost is not None:
+            raise link.lost
+        return link
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that were sent and not taken."""
+        return self._next - self._taken
+
+    async def send(
+        self,
+        step: int,
+        *,
+        note: Buffer = b"",
+        dtype: Dtype = Dtype.NONE,
+        codec: Codec = Codec.RAW,
+        shape: tuple[int, ...] = (),
+        body: Buffer = b"",
+        within: float,
+    ) -> None:
+        """Hand over the next step: it arrives once, or the link is lost. Waits only when the window is full.
+
+        `body` must not change until the step is taken. Raises LinkTimeout when nothing was taken for `within` seconds
+        (the step was not sent), the reason for which the link is lost, and ValueError for a step out of order.
+        """
+        if self.lost is not None or self.in_flight >= self._window:
+            await self._room(within)
+        if step != self._next:
+            raise ValueError(f"step {step} was to be sent, but the next of this link is {self._next}")
+        leg = self.leg
+        encoded = encode(
+            Frame(
+                kind=Kind.DATA,
+                chain=leg.chain,
+                model=leg.model,
+                layers=leg.layers,
+                epoch=leg.epoch,
+                step=step,
+                note=note,
+                dtype=dtype,
+                codec=codec,
+                shape=shape,
+                body=body,
+            )
+        )
+        if self._wire is not None:
+            self._wire.send(encoded)
+        self._ring.append(encoded)
+        self._next += 1
+
+    async def close(self) -> None:
+        """Close. What was not taken may be lost."""
+        self._lose(LinkLost("it was closed here"))
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _room(self, within: float) -> None:
+        try:
+            async with asyncio.timeout(within):
+                while self.lost is None and self.in_flight >= self._window:
+                    await self._changed()
+        except TimeoutError:
+            raise LinkTimeout(
+                f"{self._door.address} took none of {self.in_flight} steps within {within:g} s; step {self._next} "
+                "was not sent"
+            ) from None
+        if self.lost is not None:
+            raise self.lost
+
+    async def _changed(self) -> None:
+        self._change.clear()
+        await self._change.wait()
+
+    # ---- one connection after the other
+
+    async def _run(self) -> None:
+        loop, pace = asyncio.get_running_loop(), self._pace
+        away, pause = loop.time(), pace.retry
+        while self.lost is None:
+            try:
+                why, served = await self._connection()
+            except (OSError, TimeoutError) as error:
+                why, served = str(error) or f"no answer within {pace.connect:g} s", False
+            except ValueError as error:  # no address, or no TLS for it: trying again doesn't help
+                self._lose(LinkLost(str(error)))
+                return
+            if served:
+                away, pause = loop.time(), pace.retry
+                self.breaks += 1
+            if loop.time() - away > pace.patience:
+                self._lose(LinkLost(f"{self._door.address} is gone: {why}"))
+            elif self.lost is None:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _connection(self) -> tuple[str, bool]:
+        """Connect and keep it up until it breaks. Returns why it did, and whether we were welcome."""
+        ears = _Ears(self)
+        try:
+            async with asyncio.timeout(self._pace.connect):
+                ears.wire = wire = await connect(self._door.address, self._tls)
+                wire.attach(ears, ANSWERS)
+                wire.send(self._control(Kind.HELLO, step=self._taken, note=to_note({"token": self._door.token})))
+                welcome = await ears.welcome
+            self._welcome(welcome, wire)
+            return await self._beat(ears, wire), True
+        finally:
+            self._wire = None
+            if ears.wire is not None:
+                ears.wire.close()
+            ears.forget_welcome()
+
+    def _welcome(self, welcome: Frame, wire: Wire) -> None:
+        """Send again what did not arrive, and go on."""
+        note = from_note(welcome.note)
+        window = note.get("window") if isinstance(note, dict) else None
+        if not isinstance(window, int) or window < 1 or not self._taken <= welcome.step <= self._next:
+            raise FrameRefused(f"{self._door.address} expects step {welcome.step}, {note}; the next is {self._next}")
+        self._window = window
+        for encoded in islice(self._ring, welcome.step - self._taken, None):
+            wire.send(encoded)
+        self._wire, self._opened = wire, True
+        self._change.set()
+
+    async def _beat(self, ears: _Ears, wire: Wire) -> str:
+        while not ears.over:
+            wire.send(self._control(Kind.PING))
+            ears.quiet += 1
+            if self._pace.silent(ears.quiet):
+                return f"it was silent for {self._pace.silence:g} s"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.beat):
+                    await ears.ended.wait()
+        return ears.over
+
+    def _control(self, kind: Kind, step: int = 0, note: bytes = b"") -> Encoded:
+        leg = self.leg
+        return encode(
+            Frame(kind=kind, chain=leg.chain, model=leg.model, layers=leg.layers, epoch=leg.epoch, step=step, note=note)
+        )
+
+    # ---- what the other end says
+
+    def took(self, step: int) -> None:
+        """All steps before `step` were taken."""
+        if not self._taken <= step <= self._next:
+            raise FrameRefused(f"steps before {step} were taken, of those from {self._taken} to {self._next - 1}")
+        for _ in range(step - self._taken):
+            self._ring.popleft()
+        self._taken = step
+        self._change.set()
+
+    def refused(self, frame: Frame) -> None:
+        """We are not wanted there."""
+        why = f"{self._door.address} refuses: {from_note(frame.note)}"
+        self._lose(LinkFenced(why) if frame.epoch > self.leg.epoch else LinkRefused(why))
+
+    def _lose(self, error: LinkLost | LinkRefused) -> None:
+        if self.lost is None:
+            self.lost = error
+        self._ring.clear()
+        self._taken = self._next
+        self._change.set()
+
+
+class _Ears:
+    """What is heard on one connection of a link."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.wire: Wire | None = None
+        self.welcome: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self.ended = asyncio.Event()
+        self.over = ""
+        self.quiet = 0
+
+    def heard(self, frame: Frame) -> None:
+        self.quiet = 0
+        if frame.kind is Kind.REFUSED:
+            self.link.refused(frame)
+            raise FrameRefused("the link was refused")
+        if not self.welcome.done():
+            if frame.kind is not Kind.WELCOME:
+                raise FrameRefused(f"{frame.kind.name} came before WELCOME")
+            self.welcome.set_result(frame)
+        elif frame.kind in (Kind.TAKEN, Kind.PONG):
+            self.link.took(frame.step)
+        else:
+            raise FrameRefused(f"{frame.kind.name} came, which means nothing here")
+
+    def lost(self, why: str) -> None:
+        self.over = why
+        self.ended.set()
+        if not self.welcome.done():
+            self.welcome.set_exception(ConnectionResetError(why))
+
+    def forget_welcome(self) -> None:
+        """Nobody waits for it any more."""
+        if not self.welcome.cancel() and not self.welcome.cancelled():
+            self.welcome.exception()
