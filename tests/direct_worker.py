@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pydantic import BaseModel, ConfigDict
 
 from idlegrid.api.donor.direct import Endpoint
 from idlegrid.api.donor.direct_server import DirectServer
-from idlegrid.api.donor.direct_work import NoPlace
+from idlegrid.api.donor.direct_work import NoPlace, Trouble
 from idlegrid.api.donor.spent_tickets import SpentTickets
 from idlegrid.grid.acceptance import decide, standing
 from idlegrid.grid.config.donor import Direct
@@ -27,6 +32,7 @@ from idlegrid.grid.tickets import Ticket, mint
 from idlegrid.grid.verdicts import Verdict
 
 PATIENCE = 60.0
+MAX_BODY = 100_000
 
 
 class Params(BaseModel):
@@ -116,13 +122,42 @@ class Unchecked(Endpoint):
         pass
 
 
+class Refusing(Endpoint):
+    """An endpoint that takes no ticket."""
+
+    def _checked(self, text: str, name: str) -> Ticket:
+        raise Trouble(401, "invalid_ticket", "it is never good here")
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody vouches for, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(pem))
+    files[1].write_bytes(key.private_bytes(pem, plain, serialization.NoEncryption()))
+    return files
+
+
 @dataclass
 class DirectWorker:
     """The worker, and what its clients need."""
 
     url: str
     places: LimitedPlaces
-    kinds: dict[str, WordsJob]
+    kinds: Mapping[str, WordsJob]
     credentials: Credentials
 
     def ticket(self, job_type: str = "llm", seconds: float = 60, **said: Any) -> str:
@@ -149,29 +184,31 @@ def credentials(worker_id: str = "w-1", secret: str = "a signing secret of the t
 @contextmanager
 def direct_worker(
     folder: Path,
+    held: Credentials | None = None,
     *,
     limits: Limits | None = None,
-    checks: bool = True,
-    max_body: int = 100_000,
-    direct: Direct | None = None,
-    worker_id: str = "w-1",
+    endpoint: type[Endpoint] = Endpoint,
+    kinds: Mapping[str, WordsJob] | None = None,
+    tls: bool = False,
 ) -> Iterator[DirectWorker]:
-    """A worker that serves until the block ends."""
-    kinds = {name: WordsJob(name) for name in ("llm", "embedding")}
-    donor = Donor(id=worker_id, supported_types=frozenset(kinds), limits=limits or Limits())
-    places, held = LimitedPlaces(donor), credentials(worker_id)
+    """A worker that serves until the block ends. `folder` keeps its tickets, and its certificate."""
+    folder.mkdir(exist_ok=True)
+    held = held or credentials()
+    known = {name: WordsJob(name) for name in ("llm", "embedding")} if kinds is None else kinds
+    donor = Donor(id=held.worker_id, supported_types=frozenset(known), limits=limits or Limits())
+    places, spent = LimitedPlaces(donor), SpentTickets(folder / "spent", datetime.now(UTC))
 
     def kind(name: str) -> JobType:
-        if name not in kinds:
+        if name not in known:
             raise UnknownJobTypeError(name)
-        return kinds[name]
+        return known[name]
 
-    spent = SpentTickets(folder / "spent", datetime.now(UTC))
-    endpoint = (Endpoint if checks else Unchecked)(places, lambda: held, spent, max_body=max_body, kinds=kind)
-    server = DirectServer(endpoint.app, direct or Direct(enabled=True, host="127.0.0.1", port=0))
+    certificate, key = self_signed(folder) if tls else (None, None)
+    direct = Direct(enabled=True, host="127.0.0.1", port=0, tls_cert=certificate, tls_key=key)
+    server = DirectServer(endpoint(places, lambda: held, spent, max_body=MAX_BODY, kinds=kind).app, direct)
     server.start()
     try:
-        yield DirectWorker(server.url, places, kinds, held)
+        yield DirectWorker(server.url, places, known, held)
     finally:
         for stop in list(places.stops.values()):
             stop("the test is over")

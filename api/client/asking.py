@@ -86,6 +86,14 @@ class Asking:
                 return _json(response)
             await self.pause(course)
 
+    async def once(self, method: str, path: str, **parts: Any) -> Any:
+        """The JSON of the answer, asked for a single time. Raises Refused, and Unavailable: not now."""
+        course = tries()
+        response = await self._once(method, path, course, self.timeout, **parts)
+        if response is None:
+            raise Unavailable(f"{self.base} can't be used now: {course.trouble}")
+        return _json(response)
+
     async def open(self, path: str, course: Tries, *, idle: float, **parts: Any) -> httpx.Response | None:
         """An answer whose body comes bit by bit, at most `idle` s apart. None: not now. Raises Refused."""
         return await self._once("GET", path, course, idle, stream=True, **parts)

@@ -16,6 +16,7 @@ import httpx
 
 from . import media
 from .asking import STILL_RUNNING, Asking, Tries, tries, words
+from .direct import Direct, Mode
 from .errors import GridError, JobFailed, Refused
 from .options import JobOptions
 from .results import Completion, Embeddings, Image, ImageAnswer, Transcription
@@ -35,8 +36,10 @@ SETTLED = 1.0
 class Calls:
     """The calls over one way to the service. They raise `GridError`s; the message says what to do."""
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: Asking, direct: Mode = False) -> None:
+        """`direct`: whether calls for a result may go to a worker itself, see direct.py."""
         self._asking = asking
+        self._direct = Direct(asking, only=direct is True) if direct else None
 
     # what comes out of a model: submit, wait, take the result
 
@@ -232,9 +235,13 @@ class Calls:
         wait: float | None,
         options: JobOptions,
     ) -> Mapping[str, Any]:
-        """In one request where the job is short; a longer one is waited for."""
+        """In one request where the job is short; a longer one is waited for. Past the queue where that is allowed."""
         begun = time.monotonic()
-        held = HELD if wait is None else max(0.001, min(HELD, wait))
+        if self._direct is not None:
+            found = await self._direct.result(type, _given(params), wait, options)
+            if found is not None:
+                return found
+        held = HELD if wait is None else max(0.001, min(HELD, wait - (time.monotonic() - begun)))
         request = _request(type, _given(params), options)
         try:
             job = Job.of(

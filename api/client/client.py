@@ -11,6 +11,7 @@ import httpx
 
 from .asking import Asking
 from .calls import Calls
+from .direct import Mode
 from .face import call, stream
 from .wire import BlockingWire, LoopWire, finish
 
@@ -50,6 +51,9 @@ class GridClient(_Client):
     Several threads may use one. `api_key`: None takes the variable IDLEGRID_API_KEY. `timeout`: longest wait for one
     answer, in s. `retry_for`: how long a call is tried again while the service is away or busy, in s. `verify`: how its
     certificate is checked, as of httpx. A `transport` of httpx can take the network's place.
+
+    `direct`: whether calls that wait for a result may go to the nearest worker itself. It then sees your address, and
+    there is no durable job. ``"auto"``: the queue takes over where that fails; True: there is no other way.
     """
 
     def __init__(
@@ -61,10 +65,11 @@ class GridClient(_Client):
         retry_for: float = 60.0,
         verify: bool | ssl.SSLContext = True,
         transport: httpx.BaseTransport | None = None,
+        direct: Mode = False,
     ) -> None:
         self._http = httpx.Client(base_url=url, verify=verify, transport=transport, limits=CONNECTIONS)
         self._wire = BlockingWire(self._http)
-        self._calls = Calls(Asking(self._wire, url, timeout, retry_for, _headers(api_key)))
+        self._calls = Calls(Asking(self._wire, url, timeout, retry_for, _headers(api_key)), direct)
 
     def close(self) -> None:
         """Close the connections."""
@@ -91,10 +96,11 @@ class AsyncGridClient(_Client):
         retry_for: float = 60.0,
         verify: bool | ssl.SSLContext = True,
         transport: httpx.AsyncBaseTransport | None = None,
+        direct: Mode = False,
     ) -> None:
         self._http = httpx.AsyncClient(base_url=url, verify=verify, transport=transport, limits=CONNECTIONS)
         self._wire = LoopWire(self._http)
-        self._calls = Calls(Asking(self._wire, url, timeout, retry_for, _headers(api_key)))
+        self._calls = Calls(Asking(self._wire, url, timeout, retry_for, _headers(api_key)), direct)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -34,8 +34,10 @@ class WaitTimedOut(GridError, TimeoutError):
     """The time to wait is over. The job lives on: `wait` again, or `cancel` it."""
 
     def __init__(self, job_id: str, seconds: float) -> None:
-        super().__init__(f"job {job_id} has not ended within {seconds:g} s; it lives on: wait again, or cancel it")
+        lives = f"job {job_id} has not ended within {seconds:g} s; it lives on: wait again, or cancel it"
+        super().__init__(lives if job_id else f"no answer of a worker within {seconds:g} s; nothing lives on")
         self.job_id = job_id
+        """Empty: it was asked for past the queue, so there is none."""
 
 
 class JobFailed(GridError):

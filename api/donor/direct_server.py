@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import uvicorn
 
 from ...grid.config import Settings
 from ...grid.config.donor import Direct
-from ...grid.config.fields import settings_of
 from ...grid.credentials import Signer
 from .direct import Endpoint
 from .direct_work import Places
@@ -108,12 +107,6 @@ def open_direct(places: Places, settings: Settings, folder: Path) -> DirectServe
     server.start()
     logger.info("direct mode at %s", server.url)
     return server
-
-
-def to_environment(direct: Direct) -> Mapping[str, str]:
-    """These settings as variables: for a worker process, which reads its own."""
-    values = {item.variable: getattr(direct, item.key.rpartition(".")[2]) for item in settings_of(Direct)}
-    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _listening(direct: Direct) -> socket.socket:

@@ -11,6 +11,7 @@ from ...grid.config import Settings
 from ...grid.config.inference import Batch
 from ...grid.config.service import Api
 from .admin_keys import keys_router
+from .admin_workers import enrolments_router, workers_router
 from .auth import Gate, Gatekeeper, KeyRing
 from .batcher import Batcher
 from .batching import BatchLimits
@@ -23,6 +24,7 @@ from .embeddings import embeddings_router
 from .errors import handle_errors
 from .health import health_router
 from .jobs import Intake, jobs_router
+from .jobs_direct import direct_router
 from .jobs_door import JobDoor
 from .jobs_events import events_router
 from .jobs_queue import Lookout
@@ -37,8 +39,13 @@ from .openapi import describe
 from .problems import handle_problems
 from .state import state_router
 from .trace import Trace
+from .worker_auth import Checkpoint
+from .worker_config import config_router
 from .worker_doors import attempts_router
+from .worker_heartbeat import heartbeat_router
 from .worker_pull import pull_router
+from .worker_register import register_router
+from .worker_tokens import tokens_router
 
 RESULTS = "/api/v1/workers/"
 RESULT_MARGIN = 100_000
@@ -79,15 +86,17 @@ def create_app(
         app.include_router(completions_router(door))
         app.include_router(metrics_router(metrics, chat))
     app.include_router(models_router(models))
+    checkpoint = None
     if jobs is not None:
-        for router in job_routers(jobs, ring):
+        checkpoint = Checkpoint(jobs, address_reader(settings.api.trusted_proxies))
+        for router in (*job_routers(jobs, ring), *donor_routers(jobs, checkpoint)):
             app.include_router(router)
     app.include_router(health_router(models, jobs.check if jobs is not None else None))
     handle_errors(app)
     handle_problems(app)
     describe(app)
     secret = jobs.secret if jobs is not None else None
-    app.add_middleware(Gate, guard=Gatekeeper(ring, secret, settings.api.worker_token))
+    app.add_middleware(Gate, guard=Gatekeeper(ring, secret, settings.api.worker_token, checkpoint))
     app.add_middleware(Trace)
     app.add_middleware(Edge, max_body=largest_body(settings), hosts=known_hosts(settings.api))
     return app
@@ -110,6 +119,7 @@ def job_routers(jobs: JobDoor, ring: KeyRing | None) -> Iterator[APIRouter]:
     intake, witness = Intake(jobs, lookout, address_of), Witness(jobs)
     yield stats_router(jobs, lookout, address_of)
     yield sync_router(jobs, intake, witness)
+    yield direct_router(jobs, address_of)
     yield events_router(jobs)
     yield why_router(jobs, intake, witness)
     yield jobs_router(jobs, intake)
@@ -117,6 +127,17 @@ def job_routers(jobs: JobDoor, ring: KeyRing | None) -> Iterator[APIRouter]:
     yield pull_router(jobs, address_of)
     yield keys_router(jobs, ring)
     yield state_router(jobs, lookout)
+
+
+def donor_routers(jobs: JobDoor, checkpoint: Checkpoint) -> Iterator[APIRouter]:
+    """The doors for donors and for those who let them in."""
+    address_of = address_reader(jobs.settings.api.trusted_proxies)
+    yield register_router(jobs, address_of)
+    yield heartbeat_router(jobs)
+    yield config_router(jobs, address_of)
+    yield tokens_router(jobs, address_of)
+    yield enrolments_router(jobs, address_of)
+    yield workers_router(jobs, address_of, checkpoint)
 
 
 def largest_body(settings: Settings) -> Callable[[str], int]:

@@ -50,6 +50,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "unknown_url": Kind(404, "There is nothing at this address"),
         "job_not_found": Kind(404, "There is no such job"),
         "key_not_found": Kind(404, "There is no such API key"),
+        "no_direct_worker": Kind(404, "No worker offers direct mode for this"),
         "method_not_allowed": Kind(405, "The method is not allowed here"),
         "stale": Kind(409, "The attempt is over"),
         "request_too_large": Kind(413, "The request is too large"),
@@ -64,6 +65,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "internal_error": Kind(500, "The server had an error"),
         "store_unavailable": Kind(503, "The store of jobs is away"),
         "no_worker": Kind(503, "No worker can take this now"),
+        "direct_workers_busy": Kind(503, "No worker of direct mode can take this now"),
         "still_running": Kind(504, "The job has not ended in time"),
     }
 )

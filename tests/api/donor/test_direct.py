@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,11 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # helper modules of all tests
 
-from direct_worker import PATIENCE, DirectWorker, credentials, direct_worker
+from direct_worker import PATIENCE, DirectWorker, Unchecked, credentials, direct_worker
 
-from idlegrid.api.donor.direct_server import CannotListen, DirectServer, to_environment
+from idlegrid.api.donor.direct_server import CannotListen, DirectServer
 from idlegrid.api.donor.spent_tickets import SpentTickets
-from idlegrid.grid.config import load_settings
 from idlegrid.grid.config.donor import Direct
 from idlegrid.grid.donors import Limits, Load
 from idlegrid.grid.tickets import BadTicket, Ticket, proof
@@ -87,7 +87,7 @@ def test_a_ticket_is_taken_once_however_its_job_ends(worker):
 
 
 def test_control_without_the_check_a_ticket_is_taken_twice_and_none_is_needed(tmp_path):
-    with direct_worker(tmp_path, checks=False) as worker:
+    with direct_worker(tmp_path, endpoint=Unchecked) as worker:
         ticket = worker.ticket()
         assert [ask(worker, t).status_code for t in (ticket, ticket, worker.ticket(worker_id="w-2"), "")] == [200] * 4
 
@@ -284,6 +284,10 @@ def test_a_taken_port_and_no_certificate_are_told(tmp_path):
         )
 
 
-def test_settings_reach_the_process_as_variables():
-    direct = Direct(enabled=True, host="127.0.0.1", port=0, public_url="https://gpu.example.org")
-    assert load_settings(environ=to_environment(direct)).settings.direct == direct
+def test_over_tls_with_a_certificate_of_its_own(tmp_path):
+    with direct_worker(tmp_path, tls=True) as worker:
+        assert worker.url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=tmp_path / "certificate.pem")
+        assert httpx.get(f"{worker.url}/healthz", verify=trusted).json() == {"status": "ok"}
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{worker.url}/healthz")
