@@ -76,7 +76,7 @@ async def grid(workers: int = 2) -> AsyncIterator[Grid]:
     settings = load_settings().settings
     places = reserve(settings, print)
     crew = Crew.of(workers, None, settings)
-    crew = Crew(crew.regions, crew.gpus, 2_000_000_000)
+    crew = Crew(crew.regions, crew.gpus, 4_000_000_000)
     store = open_store(settings.database.url, timeout=30.0)
     with contextlib.closing(places), contextlib.closing(store):
         store.upgrade()

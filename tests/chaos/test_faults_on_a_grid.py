@@ -1,7 +1,11 @@
-"""R3, R4, R5, R7, R8 and R13: one fault at a time, on one grid of real processes on a PostgreSQL of its own."""
+"""R3, R4, R5, R7, R8 and R13: one fault at a time, on one grid of real processes on a PostgreSQL of its own.
+
+Their controls are in `test_protection_off.py`.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -12,9 +16,12 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import cloudpickle
 import httpx
 import psutil
 import pytest
+import torch
+from distributed import Client as DaskClient
 from grid_processes import DEADLINE, GridThread
 from postgres import PostgresServer
 from trial import install
@@ -24,6 +31,7 @@ from idlegrid.grid.jobs import JobStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LEASE = 2.0
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers don't have this module
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +165,57 @@ def test_a_running_job_is_cancelled_where_it_runs(grid):
     grid.wait(lambda: all(row["running"] == 0 for row in grid.here().values()))
 
 
+@pytest.fixture
+def endless_model(language_model, tmp_path):
+    """A model that comes to no end by itself for a long time. Its folder."""
+    model = copy.deepcopy(language_model.peer)
+    model.config.max_position_embeddings = 60_000
+    with torch.no_grad():
+        model.lm_head.weight[language_model.tokenizer.eos_token_id] = 0.0  # never the largest
+    model.save_pretrained(tmp_path / "endless")
+    language_model.tokenizer.save_pretrained(tmp_path / "endless")
+    return str(tmp_path / "endless")
+
+
+def engine_load(model):
+    """What the engine of a worker's process says of itself: runs there."""
+    from idlegrid.actors.llm.resident import llm_engine
+
+    return llm_engine(model).engine.load()
+
+
+def test_a_generation_that_is_cancelled_stops_and_gives_its_blocks_back(grid, endless_model):
+    """The control: another that nobody cancels, which holds its blocks meanwhile."""
+    params = {"model": endless_model, "prompt": "Hello", "max_tokens": 50_000, "temperature": 0, "stream": True}
+    stopped, goes_on = (grid.submit(job={"type": "llm", "params": params}) for _ in range(2))
+    where = {job_id: grid.running(job_id).worker_id for job_id in (stopped, goes_on)}
+    addresses = {row["id"]: row["address"] for row in grid.here().values()}
+    with DaskClient(grid.grid.places.address, set_as_default=False, timeout=DEADLINE) as client:
+
+        def load(job_id):
+            [told] = client.run(engine_load, endless_model, workers=[addresses[where[job_id]]]).values()
+            return told
+
+        def words(job_id):
+            return sum(event.kind == "tokens" for event in grid.grid.store.events.after(job_id, 0))
+
+        grid.wait(lambda: words(stopped) >= 2 and words(goes_on) >= 2)
+        assert [(load(job_id).running, load(job_id).kv_usage > 0) for job_id in where] == [(1, True)] * 2
+        began = time.monotonic()
+        assert grid.http.delete(f"/jobs/{stopped}").status_code == 200
+        assert grid.final(stopped).status is JobStatus.CANCELLED
+        told = time.monotonic() - began
+        grid.wait(lambda: (now := load(stopped)).running == now.kv_usage == 0)
+        print(f"\ncancelled after {told:.1f} s, its blocks were free after {time.monotonic() - began:.1f} s")
+        assert told < 30, "long before its end, which is minutes away"
+        other, so_far = load(goes_on), words(goes_on)
+        assert (other.running, other.kv_usage > 0, grid.grid.job(goes_on).status) == (1, True, JobStatus.RUNNING)
+        grid.wait(lambda: words(goes_on) > so_far)
+    assert outcomes(grid, stopped) == ["cancelled"]
+    grid.http.delete(f"/jobs/{goes_on}")
+    assert grid.final(goes_on).status is JobStatus.CANCELLED
+
+
 def test_why_says_what_each_worker_says(grid):
     job_id = grid.submit(job={"region": "oceania", "allow_cross_region": False})
     grid.wait(lambda: grid.grid.job(job_id).status is JobStatus.QUEUED)
@@ -166,6 +225,14 @@ def test_why_says_what_each_worker_says(grid):
     }
     assert "nobody may take it now (3 × wrong_region)" in answer["summary"]
     grid.http.delete(f"/jobs/{job_id}")
+
+
+def test_why_says_afterwards_what_each_worker_said(grid):
+    done = grid.final(grid.submit(value=1))
+    answer = grid.wait(lambda: (told := grid.http.get(f"/jobs/{done.id}/why").json())["placed_at"] and told)
+    said = {row["worker"]: row["verdict"] for row in answer["workers"]}
+    assert set(said) == {f"local-{number}" for number in range(3)}
+    assert said[done.worker_id] == "accepted"
 
 
 class Agent:
