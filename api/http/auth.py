@@ -18,16 +18,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...grid.capability import HEADER as ATTEMPT_TOKEN
 from ...grid.capability import BadCapability, Capability, check
+from ...grid.signing import TOKEN as WORKER_TOKEN
 from ...grid.store import ApiKey, StoreUnavailable
 from ...grid.token_bucket import TokenBucket
+from .errors import ApiError
 from .problems import Problem, in_form, retry_after, store_unavailable
+from .worker_auth import Checkpoint, Enrolling, RegisteredWorker, Unproved, whole_body
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 JOBS, ADMIN, NODES = "jobs", "admin", "nodes"
 SCOPES = frozenset({JOBS, ADMIN, NODES})
-API_KEY, WORKER_TOKEN = "X-API-Key", "X-Worker-Token"
+API_KEY = "X-API-Key"
 PUBLIC = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
 """Paths that need nothing."""
 NEEDS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -42,8 +45,12 @@ KEY_FRESH = 1.0
 MOST_KEYS = 10_000
 """Keys, and buckets of keys, that one process remembers."""
 _SECRET = re.compile(r"ig_[A-Za-z0-9_-]{8}_[A-Za-z0-9_-]{43}")
-_ATTEMPT = re.compile(r"/api/v1/workers/[^/]+/jobs/([^/]+)/(?:progress|complete)")
-_PULL = re.compile(r"/api/v1/workers/[^/]+/next-job")
+_WORKERS = "/api/v1/workers"
+_ATTEMPT = re.compile(rf"{_WORKERS}/([^/]+)/jobs/([^/]+)/(?:progress|complete)")
+_PULL = re.compile(rf"{_WORKERS}/([^/]+)/next-job")
+_OWN = re.compile(rf"{_WORKERS}/([^/]+)/(heartbeat|config|refresh-token|drain|offline)")
+REGISTER = f"{_WORKERS}/register"
+_READS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +124,13 @@ class KeyRing:
 
 
 class Guard(Protocol):
-    """Decides on a request by its head alone, before anything of its body is read."""
+    """Decides on a request by its head, before anything of its body is read."""
 
-    async def admit(self, path: str, headers: Headers) -> Principal | Capability | None:
-        """Who asks; None at a public path and for a worker that asks for jobs. Raises Problem."""
+    async def admit(self, scope: Scope) -> object:
+        """Who asks; None at a public path and for a worker that asks for jobs with the grid's own token.
+
+        An `Unproved` when the body must be looked at too. Raises Problem.
+        """
         ...
 
 
@@ -133,24 +143,42 @@ class Gatekeeper:
     secret: bytes | None
     """Signs the capabilities of attempts. None: there are no doors for workers."""
     worker_token: str | None
-    """With which workers ask for jobs. None: they can't."""
+    """With which workers that never registered ask for jobs. None: they can't."""
+    workers: Checkpoint | None = None
+    """Of workers that registered. None: there is no store that knows any."""
 
-    async def admit(self, path: str, headers: Headers) -> Principal | Capability | None:
+    async def admit(self, scope: Scope) -> object:
+        path, headers = scope["path"], Headers(scope=scope)
         if path in PUBLIC:
             return None
+        if self.workers is not None and path == REGISTER:
+            return await self.workers.enrolling(scope)
         if attempt := _ATTEMPT.fullmatch(path):
-            return self._attempt(attempt[1], headers.get(ATTEMPT_TOKEN) or "")
-        if _PULL.fullmatch(path):
-            self._check_worker(headers.get(WORKER_TOKEN) or "")
-            return None
+            return await self._attempt(scope, attempt[1], attempt[2], headers.get(ATTEMPT_TOKEN) or "")
+        if pull := _PULL.fullmatch(path):
+            return await self._pull(scope, pull[1], headers.get(WORKER_TOKEN) or "")
+        if self.workers is not None and (own := _OWN.fullmatch(path)):
+            return await self._own(scope, own[1], own[2], headers)
+        return await self._client(path, headers)
+
+    async def _client(self, path: str, headers: Headers, wanted: frozenset[str] | None = None) -> Principal:
         who = LOCAL if self.keys is None else await self.keys.principal(_shown(headers))
-        wanted = next(scopes for start, scopes in NEEDS if path.startswith(start))
+        wanted = wanted or next(scopes for start, scopes in NEEDS if path.startswith(start))
         if not wanted & who.scopes:
             needed = " or ".join(sorted(wanted))
             raise Problem("scope_missing", f"This needs a key with the scope {needed}.")
         return who
 
-    def _attempt(self, job_id: str, token: str) -> Capability:
+    async def _own(self, scope: Scope, worker_id: str, door: str, headers: Headers) -> object:
+        """What a worker says of itself. Its configuration is an administrator's affair too."""
+        assert self.workers is not None
+        if door == "config" and WORKER_TOKEN not in headers and (self.keys is None or _shown(headers)):
+            return await self._client(scope["path"], headers, frozenset({ADMIN}))
+        signed = door != "config" or scope["method"] not in _READS
+        return await self.workers.admit(scope, worker_id, signed=signed, renews=door == "refresh-token")
+
+    async def _attempt(self, scope: Scope, worker_id: str, job_id: str, token: str) -> object:
+        """The attempt's capability; a worker that registered proves who it is as well."""
         try:
             if self.secret is None:
                 raise BadCapability("there are no doors for workers here")
@@ -159,13 +187,20 @@ class Gatekeeper:
             raise Problem("invalid_attempt_token", f"{ATTEMPT_TOKEN}: {error}.") from None
         if capability.job_id != job_id:
             raise Problem("invalid_attempt_token", f"{ATTEMPT_TOKEN}: it is for another job.")
+        if self.workers is not None:
+            return await self.workers.admit_if_registered(scope, worker_id, capability=capability) or capability
         return capability
 
-    def _check_worker(self, token: str) -> None:
+    async def _pull(self, scope: Scope, worker_id: str, token: str) -> object:
+        if self.workers is not None:
+            registered = await self.workers.admit_if_registered(scope, worker_id)
+            if registered is not None:
+                return registered
         if self.worker_token is None:
             raise Problem("pull_closed", "The operator of this grid has set no api.worker_token.")
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self.worker_token.encode()):
             raise Problem("invalid_worker_token", f"The header {WORKER_TOKEN} does not hold this grid's worker token.")
+        return None
 
 
 class Gate:
@@ -180,11 +215,17 @@ class Gate:
             return
         path: str = scope["path"]
         try:
-            who = await self._guard.admit(path, Headers(scope=scope))
-        except Problem as refusal:
+            who = await self._guard.admit(scope)
+            if isinstance(who, Unproved):
+                receive, body_hash = await whole_body(receive)
+                await who.prove(body_hash)
+                who = who.who
+        except (Problem, ApiError) as refusal:
             await in_form(path, refusal)(scope, receive, send)
         except StoreUnavailable:
             await in_form(path, store_unavailable())(scope, receive, send)
+        except ConnectionError:  # nobody is there to be answered
+            return
         else:
             scope.setdefault("state", {})["who"] = who
             await self._app(scope, receive, send)
@@ -202,6 +243,22 @@ def capability(request: Request) -> Capability:
     """What the attempt's token allows, at a route for workers."""
     who = request.state.who
     if not isinstance(who, Capability):
+        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
+    return who
+
+
+def worker(request: Request) -> RegisteredWorker:
+    """Which worker speaks of itself, at a route for registered workers."""
+    who = request.state.who
+    if not isinstance(who, RegisteredWorker):
+        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
+    return who
+
+
+def enrolling(request: Request) -> Enrolling:
+    """The machine that registers."""
+    who = request.state.who
+    if not isinstance(who, Enrolling):
         raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
     return who
 

@@ -53,13 +53,16 @@ class JobDoor:
         secret: bytes,
         oracle: Oracle | None = None,
         patience: Patience | None = None,
+        scheduler: str | None = None,
     ) -> None:
-        """`secret` signs the capabilities of workers: the same for every process of a grid.
+        """`secret` signs the capabilities of workers: the same for every process of a grid. `scheduler`: its address,
+        which workers that register are told.
 
         Raises FileNotFoundError and ValueError on a GeoIP file that is none.
         """
         self.store, self.settings, self.secret = store, settings, secret
         self.oracle: Oracle = oracle or NoOracle()
+        self.scheduler = scheduler
         self.patience = patience or Patience(sync=settings.api.generation_timeout)
         path = settings.regions.geoip_path
         self._geoip = GeoIP(path) if path is not None else None

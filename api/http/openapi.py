@@ -8,14 +8,17 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ...grid.capability import HEADER as ATTEMPT_TOKEN
-from .auth import API_KEY, PUBLIC, WORKER_TOKEN
+from ...grid.signing import TOKEN as WORKER_TOKEN
+from .auth import API_KEY, PUBLIC, REGISTER
 from .problems import KINDS, MEDIA_TYPE, PREFIX
+from .worker_auth import ENROLMENT_TOKEN
 
 _SCHEMES: dict[str, dict[str, str]] = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": API_KEY},
     "Bearer": {"type": "http", "scheme": "bearer"},
     "AttemptToken": {"type": "apiKey", "in": "header", "name": ATTEMPT_TOKEN},
     "WorkerToken": {"type": "apiKey", "in": "header", "name": WORKER_TOKEN},
+    "EnrolmentToken": {"type": "apiKey", "in": "header", "name": ENROLMENT_TOKEN},
 }
 _REFERENCE = {"$ref": "#/components/schemas/ProblemDocument"}
 
@@ -40,10 +43,7 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     if path in PUBLIC:
         return
     worker = path.startswith("/api/v1/workers/")
-    schemes = (
-        ("ApiKey", "Bearer") if not worker else ("WorkerToken",) if path.endswith("next-job") else ("AttemptToken",)
-    )
-    operation["security"] = [{scheme: []} for scheme in schemes]
+    operation["security"] = [{scheme: []} for scheme in _schemes(path, worker=worker)]
     if not path.startswith(PREFIX):
         return
     for code in () if worker else ("api_key_required", "invalid_api_key", "scope_missing", "rate_limited"):
@@ -51,6 +51,17 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     for response in operation["responses"].values():
         if any(part.get("schema") == _REFERENCE for part in response.get("content", {}).values()):
             response["content"] = {MEDIA_TYPE: {"schema": _REFERENCE}}
+
+
+def _schemes(path: str, *, worker: bool) -> tuple[str, ...]:
+    """Any one of them opens the path."""
+    if not worker:
+        return ("ApiKey", "Bearer")
+    if path == REGISTER:
+        return ("EnrolmentToken",)
+    if "/jobs/" in path:
+        return ("AttemptToken",)
+    return ("WorkerToken", "ApiKey", "Bearer") if path.endswith("/config") else ("WorkerToken",)
 
 
 def _tell(responses: dict[str, Any], code: str) -> None:

@@ -23,10 +23,11 @@ from .worker_bodies import (
     read,
     request_body,
 )
+from .worker_heartbeat import OWN
 
 log = logger(__name__)
 
-_REFUSALS = ("invalid_json", "invalid_attempt_token", "stale", "request_too_large")
+_REFUSALS = ("invalid_json", "invalid_attempt_token", *OWN, "stale", "request_too_large")
 
 
 class AttemptDesk:

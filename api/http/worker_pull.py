@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from ...grid import testimony
 from ...grid.capability import mint
-from ...grid.donors import IDLE, Donor, Load
+from ...grid.config import Settings
+from ...grid.config.donor import LoadControl
+from ...grid.donors import IDLE, Donor, Limits, Load
 from ...grid.jobs import JobRecord
 from ...grid.placement import explain
 from ...grid.pulling import Waiting, offers
@@ -26,7 +29,9 @@ from .jobs_door import JobDoor, ask_of
 from .jobs_queue import alive, donor_of, load_of
 from .jobs_stats import Region
 from .problems import FieldError, Problem, problems
+from .worker_auth import RegisteredWorker
 from .worker_bodies import AssignmentDocument, WorkerId
+from .worker_heartbeat import OWN
 
 log = logger(__name__)
 
@@ -34,6 +39,8 @@ LOOK_AT = 100
 """Waiting jobs that one look offers to a worker."""
 SPOOLED = timedelta(hours=1)
 """For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
+HOURS = ("working_hours_start", "working_hours_end", "schedule")
+"""Load control that is told by the clock of the donor's own time zone."""
 _NOTHING = "Nothing for this worker in that time: ask again."
 
 
@@ -62,6 +69,21 @@ class Counter:
             supported_types=takes,
         )
         return donor_of(self._store.workers.upsert(facts))
+
+    def known(self, worker_id: str, types: Iterable[str]) -> Donor | None:
+        """A worker that registered, as the grid keeps it, narrowed to `types`. None: it takes nothing now."""
+        record = self._store.donors.get(worker_id)
+        if record is None or record.worker.facts.status not in ("online", "busy"):
+            return None
+        donor, wanted = donor_of(record.worker), frozenset(types)
+        return replace(
+            donor,
+            gpu_count=record.gpu_count,
+            models=record.models or frozenset(),
+            supported_types=donor.supported_types & wanted if wanted else donor.supported_types,
+            limits=limits_of(record.config.config),
+            reliability=record.reliability["total"] if record.reliability else donor.reliability,
+        )
 
     def look(self, donor: Donor) -> Claim | None:
         """The first waiting job that the policy gives this worker, claimed for it."""
@@ -121,7 +143,7 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     @router.get(
         "/{worker_id}/next-job",
         response_model=AssignmentDocument,
-        responses=problems("invalid_worker_token", "pull_closed", beside={204: {"description": _NOTHING}}),
+        responses=problems(*dict.fromkeys((*OWN, "pull_closed")), beside={204: {"description": _NOTHING}}),
     )
     async def next_job(
         worker_id: WorkerId,
@@ -134,11 +156,15 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     ) -> Response | AssignmentDocument:
         """Ask for a job and wait for one. It is leased to this worker, which begins it with `progress`."""
         takes = [name for name in (types or "").split(",") if name]
-        where = region or door.region_of(address_of(request.scope))
-        donor = await door.call(counter.greet, worker_id, where, takes)
+        registered, donor = isinstance(request.state.who, RegisteredWorker), None
+        if not registered:
+            where = region or door.region_of(address_of(request.scope))
+            donor = await door.call(counter.greet, worker_id, where, takes)
         ends = time.monotonic() + min(wait, patience.pull)
         while True:
-            claim = await door.call(counter.look, donor)
+            if donor is None and registered:
+                donor = await door.call(counter.known, worker_id, takes)
+            claim = await door.call(counter.look, donor) if donor is not None else None
             if claim is not None:
                 if await request.is_disconnected():
                     await door.call(counter.give_back, claim)
@@ -151,6 +177,15 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
             await asyncio.sleep(min(left, patience.look))
 
     return router
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """The owner's limits in a worker's remote configuration. Without a time zone in it the hours are the worker's own
+    affair: only its machine knows when they are."""
+    control = LoadControl.model_validate(config)
+    if control.time_zone is None:
+        control = control.model_copy(update={**dict.fromkeys(HOURS), "time_zone": "UTC"})
+    return Settings(load_control=control).limits()
 
 
 def _waiting(job: JobRecord, now: datetime) -> Waiting:

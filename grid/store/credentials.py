@@ -159,6 +159,7 @@ class CredentialStore:
             worker_id=worker_id,
             registered=row["key"] is not None,
             token=row["token"] if own and not why else None,
+            token_expires_at=instant(row["expires_at"]) if own and not why else None,
             unshown=own and row["spent_at"] is None,
             why=why,
             key=self._vault.open(row["sealed"], f"signing {row['key']}") if signs else None,

@@ -77,6 +77,7 @@ class Standing:
     """It has credentials: nobody speaks for it without them."""
     token: str | None
     """Id of the access token, if the one shown is this worker's and is valid."""
+    token_expires_at: datetime | None
     unshown: bool
     """The token is seen for the first time."""
     why: str

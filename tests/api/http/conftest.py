@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
 from hash_embedder import HashEmbedder
-from jobs_service import Service
+from jobs_service import SECRET, Service
 from script_engine import ScriptEngine
 
 from idlegrid.api.http import create_app
@@ -65,7 +65,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path, empty_database: Path) -> Iterator[Store]:
     """A real store of its own, in a file."""
     shutil.copy(empty_database, tmp_path / "jobs.db")
-    store = open_store(f"sqlite:///{tmp_path}/jobs.db")
+    store = open_store(f"sqlite:///{tmp_path}/jobs.db", secret=lambda: SECRET)
     yield store
     store.close()
 

@@ -1,0 +1,229 @@
+"""Who speaks for a worker that registered: its token, its signature over the raw request, and each request once."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
+
+from ...grid.capability import Capability
+from ...grid.lockout import Lockout
+from ...grid.signing import TOKEN, BadSignature, ClockSkew, Signature, check, read_signature
+from ...grid.store import BadEnrolment, Standing
+from ..logs import logger
+from .client_address import AddressOf
+from .errors import ApiError
+from .jobs_door import JobDoor
+from .problems import Problem, retry_after
+
+log = logger(__name__)
+
+ENROLMENT_TOKEN = "X-Enrolment-Token"  # noqa: S105 - the header's name
+ENROLLING = "enrolment"
+"""What a machine that registers claims to be, for the lock-out."""
+STRANGERS_FRESH = 60.0
+"""Seconds for which an id is remembered as one without credentials. An id that has none never gets any."""
+MOST_STRANGERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolling:
+    """A machine that shows an enrolment token which was good when it was looked at."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredWorker:
+    """A worker that proved who it is."""
+
+    worker_id: str
+    token_expires_at: datetime | None = None
+    """Of the access token that it showed; None: it showed none that is good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unproved:
+    """Somebody whose head was good, and whose signature covers a body that is still to be read."""
+
+    prove: Callable[[str], Awaitable[None]]
+    """Takes the body's hex SHA-256. Raises Problem."""
+    who: object
+    """Who it is then."""
+
+
+class Checkpoint:
+    """Decides on requests that speak for workers. One a process; its locks are this process's own."""
+
+    def __init__(
+        self,
+        door: JobDoor,
+        address_of: AddressOf,
+        *,
+        lockout: Lockout | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._door, self._address_of = door, address_of
+        self._lockout, self._clock = lockout or Lockout(), clock
+        self._strangers: OrderedDict[str, float] = OrderedDict()
+
+    def unlock(self, worker_id: str) -> None:
+        """Forget all failures for this worker."""
+        self._lockout.unlock(worker_id)
+
+    async def enrolling(self, scope: Scope) -> Enrolling:
+        """Who registers. Raises Problem."""
+        token = Headers(scope=scope).get(ENROLMENT_TOKEN) or ""
+        try:
+            await self._door.call(self._door.store.enrolments.check, token)
+        except BadEnrolment as error:
+            told = f"{ENROLMENT_TOKEN}: {error}. An administrator makes one with `idlegrid admin enroll`."
+            raise self._failure(scope, ENROLLING, "invalid_enrolment_token", told) from None
+        self._lockout.succeeded(ENROLLING, self._address_of(scope))
+        return Enrolling(token)
+
+    async def admit_if_registered(
+        self, scope: Scope, worker_id: str, *, capability: Capability | None = None
+    ) -> object | None:
+        """As `admit`; None for an id that has no credentials, so that others may decide.
+
+        `capability`: of the attempt that it speaks of; who asks is then this, once the worker has proved who it is.
+        """
+        found_at = self._strangers.get(worker_id)
+        if found_at is not None and self._clock() - found_at < STRANGERS_FRESH:
+            return None
+        standing = await self._find(scope, worker_id)
+        if standing is not None and standing.registered:
+            return self._admit(scope, worker_id, standing, capability=capability)
+        self._strangers[worker_id] = self._clock()
+        if len(self._strangers) > MOST_STRANGERS:
+            self._strangers.popitem(last=False)
+        return None
+
+    async def admit(self, scope: Scope, worker_id: str, *, signed: bool = True, renews: bool = False) -> object:
+        """The worker, or an `Unproved` that will be, for a request that speaks for it. Raises Problem.
+
+        `signed`: it must be signed; a signature that is there is looked at in any case. `renews`: it shows a refresh
+        token, for which the access token need not be good any more.
+        """
+        standing = await self._find(scope, worker_id)
+        return self._admit(scope, worker_id, standing, signed=signed, renews=renews)
+
+    async def _find(self, scope: Scope, worker_id: str) -> Standing | None:
+        token = Headers(scope=scope).get(TOKEN) or ""
+        return await self._door.call(self._door.store.credentials.find, worker_id, token)
+
+    def _admit(
+        self,
+        scope: Scope,
+        worker_id: str,
+        standing: Standing | None,
+        *,
+        capability: Capability | None = None,
+        signed: bool = True,
+        renews: bool = False,
+    ) -> object:
+        try:
+            signature = read_signature(scope["headers"])
+        except BadSignature as error:
+            raise self._failure(scope, worker_id, "invalid_signature", f"{error}.", standing) from None
+        if standing is None or standing.key is None or not (renews or standing.token):
+            raise self._failure(scope, worker_id, "invalid_worker_token", _why(standing), standing)
+        who = capability or RegisteredWorker(worker_id, standing.token_expires_at)
+        if signature is None:
+            if signed:
+                told = "This request must be signed: send X-Signature, X-Timestamp and X-Nonce."
+                raise self._failure(scope, worker_id, "invalid_signature", told, standing)
+            self._passed(scope, standing)
+            return who
+        key = standing.key
+        return Unproved(lambda body_hash: self._prove(scope, standing, key, signature, body_hash), who)
+
+    async def _prove(self, scope: Scope, standing: Standing, key: bytes, signature: Signature, body_hash: str) -> None:
+        try:
+            nonce = check(
+                key,
+                signature,
+                key_id=standing.worker_id,
+                method=scope["method"],
+                host=Headers(scope=scope).get("host", ""),
+                raw_path=scope["raw_path"],
+                raw_query=scope["query_string"],
+                body_hash=body_hash,
+                now=self._clock(),
+            )
+        except ClockSkew as error:  # who holds the secret is no stranger, and must read this every time
+            raise Problem("clock_skew", f"{error}.") from None
+        except BadSignature as error:
+            raise self._failure(scope, standing.worker_id, "invalid_signature", f"{error}.", standing) from None
+        if not await self._door.call(self._first_time, standing, nonce):
+            raise Problem("replayed", "This very request was accepted before: sign every request anew.")
+        self._passed(scope, standing)
+
+    def _first_time(self, standing: Standing, nonce: str) -> bool:
+        """Whether the request is new; remembers it, and that its token arrived. Blocks: for threads."""
+        if not self._door.store.nonces.use(standing.worker_id, nonce):
+            return False
+        if standing.token is not None and standing.unshown:
+            self._door.store.credentials.shown(standing.token)
+        return True
+
+    def _passed(self, scope: Scope, standing: Standing) -> None:
+        """It is who it says. Raises Problem for one that is blocked all the same."""
+        self._lockout.succeeded(standing.worker_id, self._address_of(scope))
+        if standing.blocked:
+            raise Problem("worker_blocked", "An administrator of this grid has blocked this worker.")
+
+    def _failure(self, scope: Scope, claimed: str, code: str, detail: str, standing: Standing | None = None) -> Problem:
+        """What a request is answered that did not prove what it claimed: the same for every claim."""
+        address, now = self._address_of(scope), self._clock()
+        wait = self._lockout.failed(claimed, address, now)
+        locked_at = self._lockout.since(claimed, address)
+        if wait and standing is not None and locked_at is not None and standing.unlocked_at > locked_at:
+            self._lockout.unlock(claimed)
+            wait = self._lockout.failed(claimed, address, now)
+        if not wait:
+            return Problem(code, detail, headers=_CHALLENGE)
+        told = f"Too many failed authentications from this address. Try again in {wait:.0f} s; a valid token opens now."
+        return Problem("locked_out", told, headers=retry_after(wait))
+
+
+def _why(standing: Standing | None) -> str:
+    if standing is not None and standing.why:
+        return f"{TOKEN}: {standing.why}. Refresh it, or join again with a new enrolment token."
+    return f"The header {TOKEN} does not hold this worker's token."
+
+
+async def whole_body(receive: Receive) -> tuple[Receive, str]:
+    """The body of a request read and hashed, and a `receive` that gives it once more.
+
+    Raises ApiError for one that is too large, ConnectionError when the client has hung up.
+    """
+    digest, parts = sha256(), []
+    while True:
+        try:
+            message = await receive()
+        except HTTPException as error:
+            raise ApiError(413, str(error.detail), code="request_too_large", headers=error.headers) from None
+        if message["type"] != "http.request":
+            raise ConnectionError("the client hung up before its request was whole")
+        parts.append(message.get("body", b""))
+        digest.update(parts[-1])
+        if not message.get("more_body", False):
+            break
+    whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+    async def again() -> Message:
+        return whole.pop() if whole else await receive()
+
+    return again, digest.hexdigest()
+
+
+_CHALLENGE = {"WWW-Authenticate": 'IdlegridWorker realm="idlegrid"'}
