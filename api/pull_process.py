@@ -1,6 +1,7 @@
 """One worker process that asks for its jobs over HTTP. Supervised: a job that ends it, ends nothing else.
 
-``python -m idlegrid.api.pull_process URL…``; who it is and what opens the door stand in its environment.
+``python -m idlegrid.api.pull_process URL…``; who it is, what opens the door, and where its agent gives its orders
+(`donor.orders`), stand in its environment.
 """
 
 from __future__ import annotations
@@ -36,10 +37,14 @@ def _work(urls: tuple[str, ...], stop: threading.Event) -> int:
     from ..pipelines.dispatch.desk import desk
     from ..pipelines.dispatch.pull import Puller
     from ..scheduler_plugins.machine import local_donor
+    from .donor.hands import PullHands
+    from .donor.orders import taker
 
     donor = local_donor(None)
     own = desk(donor.id)
     puller = Puller(donor, urls, os.environ.get(TOKEN, ""), own)
+    if (taken := taker(PullHands(own, puller.slots))) is not None:
+        own.on_change(taken.changed)
     asking = threading.Thread(target=puller.ask_until, args=(stop,), daemon=True)
     asking.start()
     print(f"{donor.name} asks {urls[0]} for work in {donor.region}", flush=True)

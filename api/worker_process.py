@@ -1,6 +1,7 @@
 """One worker process: works for a scheduler until it is told to leave or the scheduler goes. Supervised, never alone.
 
-``python -m idlegrid.api.worker_process ADDRESS``; who it is stands in the environment variable `IDLEGRID_DONOR`.
+``python -m idlegrid.api.worker_process ADDRESS``; who it is stands in the environment variable `IDLEGRID_DONOR`, and
+`IDLEGRID_ORDERS` names the socket of its agent, if it has one (`donor.orders`).
 
 *Measured*: a Dask worker whose scheduler dies closes itself, and waits for half a minute for the task that it runs; all
 this time it is nobody's worker and keeps its device. So this process decides itself: it lets durable attempts finish,
@@ -25,6 +26,8 @@ from .parent import tie_to_parent
 if TYPE_CHECKING:
     from ..grid.donors import Donor
     from ..pipelines.dispatch.desk import Desk
+    from ..pipelines.dispatch.slots import SlotGuard
+    from ..scheduler_plugins.donor_plugin import DonorPlugin
 
 SPOOL_PATIENCE = 5.0
 """Seconds that a worker which leaves takes to deliver what is in its spool; the rest stays on disk."""
@@ -86,7 +89,7 @@ async def _work(orders: Orders) -> None:
     await first_of(stop.wait(), find_again(orders.address, FIND_EVERY))
     if stop.is_set():
         return
-    worker = _worker(orders, donor)
+    worker = _worker(orders, donor, own)
     try:
         async with asyncio.timeout(START_PATIENCE):
             await worker
@@ -111,19 +114,34 @@ async def _leave(orders: Orders, donor: Donor, worker: Any, own: Desk) -> None:
     await asyncio.to_thread(own.finish, max(0.0, ends - time.monotonic()))
 
 
-def _worker(orders: Orders, donor: Donor) -> Any:
-    from distributed import Worker
-
+def _worker(orders: Orders, donor: Donor, own: Desk) -> Any:
+    """A worker that obeys its owner's limits, and its agent's orders if it has one."""
+    from ..pipelines.dispatch.guarded_worker import donor_lot, others_memory
+    from ..pipelines.dispatch.slots import SlotGuard
     from ..scheduler_plugins.donor_plugin import DonorPlugin
+    from .donor.hands import DaskHands
+    from .donor.orders import taker
+
+    plugin = DonorPlugin(donor)
+    guard = own.slots = SlotGuard(donor, draw=donor_lot, memory=lambda: others_memory(plugin))
+    worker = _dask_worker(orders, donor, plugin, guard)
+    if (taken := taker(DaskHands(own, guard, worker=worker, plugin=plugin))) is not None:
+        own.on_change(taken.changed)
+    return worker
+
+
+def _dask_worker(orders: Orders, donor: Donor, plugin: DonorPlugin, guard: SlotGuard) -> Any:
+    from ..pipelines.dispatch.guarded_worker import GuardedWorker
     from .local import ChildManners
 
-    return Worker(
+    return GuardedWorker(
         orders.address,
+        guard=guard,
         name=donor.name,
         nthreads=donor.limits.max_concurrent_jobs,
         host=orders.host,
         memory_limit=orders.memory_limit,
-        plugins=(DonorPlugin(donor), ChildManners()),
+        plugins=(plugin, ChildManners()),
         dashboard=False,
         silence_logs=logging.WARNING,
     )

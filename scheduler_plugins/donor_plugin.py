@@ -102,10 +102,15 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
         self._change(remove=model_id)
 
     def set_donor(self, donor: Donor) -> None:
-        """Replace the facts, e.g. with new limits. The id stays what it was: raises ValueError otherwise."""
+        """Replace the facts, e.g. with new limits. The id stays what it was: raises ValueError otherwise.
+
+        A worker that may run more jobs at the same time than it has threads gets more threads.
+        """
         if donor.id != self.donor.id:
             raise ValueError(f"a donor keeps its id: it is {self.donor.id!r} and can't become {donor.id!r}")
         self.donor = donor
+        if (worker := self._worker) is not None:
+            worker.loop.add_callback(_widen, worker, donor.limits.max_concurrent_jobs)
         self._change()
 
     def control(self, action: str) -> dict[str, Any]:
@@ -136,6 +141,13 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def _metric(self, worker: Worker) -> dict[str, Any]:
         return self.statement().to_wire()
+
+
+def _widen(worker: Worker, threads: int) -> None:
+    """Let the worker run so many tasks at the same time, at least. Fewer are the rule's business, not the threads'."""
+    if threads > worker.state.nthreads:
+        worker.state.nthreads = threads
+        worker.executors["default"]._max_workers = threads
 
 
 def gpu_memory_used_gb() -> float:

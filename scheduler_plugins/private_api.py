@@ -56,6 +56,8 @@ SIGNATURES: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         WorkStealing.move_task_confirm,
         ("self", "key", "state", "stimulus_id", "worker"),
     ),
+    "Scheduler.remove_worker": (Scheduler.remove_worker, ("self", "address", "stimulus_id", "expected", "close")),
+    "Worker.execute": (Worker.execute, ("self", "key", "stimulus_id")),
     "Worker.log_event": (Worker.log_event, ("self", "topic", "msg")),
 }
 """Name → the method, and the parameters that we call or override it with."""

@@ -1,14 +1,51 @@
-"""What all attempts of one worker process share: who it is, its connections, its spool, and how many run."""
+"""What all attempts of one worker process share: who it is, its connections, its spool, its slots, and what runs."""
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
 
 from ...grid.credentials import Signer
-from .doors import Doors
-from .runner import Outcome, run_attempt
-from .spool import Spool, default_folder
+from ...grid.job_rules import HANDED_BACK, REFUSED_BY_DONOR
+from ...grid.job_types import UnknownJobTypeError, job_type
+from ...grid.jobs import Ask
+from ...grid.verdicts import Verdict
+from .doors import Away, Doors, Gone, Unfit
+from .runner import End, LastWord, Outcome, run_attempt
+from .slots import SlotGuard
+from .spool import Spool, default_folder, failed, handed_back
 from .work_order import WorkOrder, this_process
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED = 50
+"""Attempts that ended, and are still told to the donor."""
+DECLINE_PATIENCE = 5.0
+"""Seconds that the service has to hear that this donor may not take a job; then it is nobody's until its lease ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One attempt, as its donor sees it."""
+
+    job_id: str
+    type: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    order: WorkOrder
+    line: Line
+    word: LastWord = field(default_factory=LastWord)
 
 
 class Desk:
@@ -20,19 +57,57 @@ class Desk:
         self.doors = doors or Doors(signer=Signer.from_environment())
         self.spool = spool or Spool(default_folder(worker_id), self.doors)
         self.spool.start(self.who)
+        self.slots: SlotGuard | None = None
+        """The owner's limits; None: nothing is refused here."""
         self._lock = threading.Lock()
-        self._running = 0
+        self._running: dict[str, _Running] = {}
+        self._finished: deque[Line] = deque(maxlen=REMEMBERED)
+        self._given_up: str | None = None
+        self._changed: Callable[[], None] = lambda: None
         self.idle = threading.Event()
         """Set while no attempt runs."""
         self.idle.set()
 
     def run(self, order: WorkOrder) -> Outcome:
-        """Do one attempt in this thread."""
-        self._count(1)
+        """Do one attempt in this thread, if the owner's limits allow it."""
+        if self.slots is not None and not (verdict := self.slots.take(order.name, ask_of(order))):
+            return self._decline(order, REFUSED_BY_DONOR, _told(verdict))
+        one, outcome = _Running(order, Line(order.job_id, order.type, datetime.now(UTC))), Outcome.LOST
         try:
-            return run_attempt(order, self.who, self.doors, self.spool)
+            if not self._begin(one):
+                return self._decline(order, HANDED_BACK, self._given_up or "")
+            outcome = run_attempt(order, self.who, self.doors, self.spool, word=one.word)
+            return outcome
         finally:
-            self._count(-1)
+            if self.slots is not None:
+                self.slots.give(order.name)
+            self._end(one, outcome)
+
+    def lines(self) -> tuple[list[Line], list[Line]]:
+        """What runs, and what ended in this process, oldest first."""
+        with self._lock:
+            return [one.line for one in self._running.values()], list(self._finished)
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called whenever `lines` has changed, in the thread that changed it."""
+        self._changed = changed
+
+    def hand_back(self, why: str) -> int:
+        """Give up all that runs, for good: no attempt begins here any more. How many were given up.
+
+        When this returns, each end is on disk, and the spool is telling it: the process may be killed. An attempt that
+        has its result, and is telling it, keeps it. Raises OSError when the disk is full.
+        """
+        with self._lock:
+            self._given_up = why
+            running = list(self._running.values())
+        for one in running:
+            seconds = (datetime.now(UTC) - one.line.started_at).total_seconds()
+            end = End(handed_back(one.order, self.who, why, seconds), HANDED_BACK)
+            one.word.take(end)
+            self.spool.keep(one.order, self.who, (one.word.end or end).body)
+            self.spool.unmark(one.order)
+        return sum(one.word.end is not None and one.word.end.outcome == HANDED_BACK for one in running)
 
     def finish(self, patience: float | None) -> bool:
         """Wait until no attempt runs, at most `patience` seconds (None: as long as they take). Whether none does.
@@ -48,13 +123,53 @@ class Desk:
         self.spool.close()
         self.doors.close()
 
-    def _count(self, change: int) -> None:
+    def _decline(self, order: WorkOrder, code: str, why: str) -> Outcome:
+        """Say that this donor will not begin it. Unheard, it goes to whoever comes when its lease ends."""
+        logger.info("attempt %s is not begun: %s", order.name, why)
+        try:
+            body = failed(order, self.who, code, why, retry=True)
+            self.doors.complete(order, self.who, body, DECLINE_PATIENCE)
+        except Away:
+            return Outcome.UNREACHED
+        except (Gone, Unfit):
+            return Outcome.REFUSED
+        finally:
+            self._changed()
+        return Outcome.DECLINED
+
+    def _begin(self, one: _Running) -> bool:
+        """Whether anything begins here any more."""
         with self._lock:
-            self._running += change
-            if self._running:
-                self.idle.clear()
-            else:
+            if self._given_up is not None:
+                return False
+            self._running[one.order.name] = one
+            self.idle.clear()
+        self._changed()
+        return True
+
+    def _end(self, one: _Running, outcome: Outcome) -> None:
+        with self._lock:
+            if self._running.pop(one.order.name, None) is None:
+                return
+            if outcome not in (Outcome.REFUSED, Outcome.UNREACHED) or one.word.end is not None:
+                ended = outcome.value if one.word.end is None else one.word.end.outcome
+                self._finished.append(replace(one.line, ended_at=datetime.now(UTC), outcome=ended))
+            if not self._running:
                 self.idle.set()
+        self._changed()
+
+
+def ask_of(order: WorkOrder) -> Ask:
+    """What the limits must know of an attempt; of one that nobody could run, no more than its type."""
+    try:
+        kind = job_type(order.type)
+        return kind.ask(kind.Params.model_validate(dict(order.params)))
+    except (UnknownJobTypeError, ValidationError, ValueError):
+        return Ask(type=order.type)
+
+
+def _told(verdict: Verdict) -> str:
+    return f"{verdict.reason}: {verdict.detail}" if verdict.detail else verdict.reason.value
 
 
 _desks: dict[str, Desk] = {}

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ...grid.acceptance import standing
-from ...grid.donors import Donor, Load
+from ...grid.donors import Donor
 from ...grid.verdicts import Verdict
 from .desk import Desk
 from .doors import Away
+from .slots import SlotGuard
 from .work_order import WorkOrder
 
 logger = logging.getLogger(__name__)
@@ -23,39 +22,12 @@ WAIT = 20.0
 """Seconds for which one question for work is held."""
 RETRY_FIRST, RETRY_MOST = 0.2, 10.0
 """Seconds between two tries while the service is away."""
-CLOSED = 5.0
+CLOSED = 1.0
 """Seconds between two looks at whether the owner's limits allow work again."""
-HOUR = 3600.0
+CREW_EVERY = 0.2
+"""Seconds between two looks at how many jobs may run at the same time."""
 
 Now = Callable[[], datetime]
-
-
-class Starts:
-    """When jobs were started within the last hour: what the owner's hourly cap counts. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._at: deque[float] = deque()
-        self._lock = threading.Lock()
-        self._running = 0
-
-    def load(self, now: datetime) -> Load:
-        """What this worker does now."""
-        with self._lock:
-            while self._at and self._at[0] <= now.timestamp() - HOUR:
-                self._at.popleft()
-            frees_at = self._at[0] + HOUR if self._at else None
-            return Load(running=self._running, started_last_hour=len(self._at), hourly_slot_frees_at=frees_at)
-
-    def begin(self, now: datetime) -> None:
-        """A job starts."""
-        with self._lock:
-            self._running += 1
-            self._at.append(now.timestamp())
-
-    def end(self) -> None:
-        """A job ended."""
-        with self._lock:
-            self._running -= 1
 
 
 class Puller:
@@ -65,27 +37,36 @@ class Puller:
         self, donor: Donor, api: tuple[str, ...], token: str, desk: Desk, *, now: Now = lambda: datetime.now(UTC)
     ) -> None:
         """`api`: base URLs of the HTTP service. `token`: the one that opens `next-job`."""
-        self._donor, self._api, self._token, self._desk, self._now = donor, api, token, desk, now
-        self._starts = Starts()
+        self._api, self._token, self._desk, self._now = api, token, desk, now
+        self.slots = desk.slots = SlotGuard(donor, now=now)
+        """The limits in force: `SlotGuard.set_donor` changes them while it asks."""
+        self._crew: dict[int, threading.Thread] = {}
         self.refused: PermissionError | None = None
         """Why the service gives this worker no work at all; it has stopped asking."""
 
     def ask_until(self, stop: threading.Event) -> None:
-        """Ask and work until `stop`; a job that runs then is finished. Sets `stop` itself when it is `refused`."""
-        slots = self._donor.limits.max_concurrent_jobs
-        threads = [
-            threading.Thread(target=self._work, args=(stop,), name=f"idlegrid-pull-{number}", daemon=True)
-            for number in range(slots)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        """Ask and work until `stop`; a job that runs then is finished. Sets `stop` itself when it is `refused`.
+
+        As many threads ask as jobs may run at the same time, also when that changes.
+        """
+        while not stop.is_set():
+            self._hire(stop)
+            stop.wait(CREW_EVERY)
+        for thread in list(self._crew.values()):
             thread.join()
 
-    def _work(self, stop: threading.Event) -> None:
+    def _hire(self, stop: threading.Event) -> None:
+        for number in range(self.slots.donor.limits.max_concurrent_jobs):
+            if (there := self._crew.get(number)) is None or not there.is_alive():
+                name = f"idlegrid-pull-{number}"
+                thread = threading.Thread(target=self._work, args=(number, stop), name=name, daemon=True)
+                self._crew[number] = thread
+                thread.start()
+
+    def _work(self, number: int, stop: threading.Event) -> None:
         pause = RETRY_FIRST
-        while not stop.is_set():
-            if not (verdict := standing(self._donor, self._starts.load(self._now()), self._now())):
+        while not stop.is_set() and number < self.slots.donor.limits.max_concurrent_jobs:
+            if not (verdict := self.slots.standing()):
                 stop.wait(self._until(verdict))
                 continue
             try:
@@ -104,20 +85,17 @@ class Puller:
                 self._do(document)
 
     def _ask(self) -> Mapping[str, Any] | None:
-        types = sorted(self._donor.supported_types)
+        donor = self.slots.donor
+        types = sorted(donor.supported_types)
         found: Mapping[str, Any] | None = self._desk.doors.next_job(
-            self._api, self._donor.id, self._token, types, WAIT, self._donor.region
+            self._api, donor.id, self._token, types, WAIT, donor.region
         )
         return found
 
     def _do(self, document: Mapping[str, Any]) -> None:
-        self._starts.begin(self._now())
         began = time.monotonic()
-        try:
-            outcome = self._desk.run(work_order(document, self._api))
-            logger.info("attempt at %s: %s, %.3f s", document["job_id"], outcome, time.monotonic() - began)
-        finally:
-            self._starts.end()
+        outcome = self._desk.run(work_order(document, self._api))
+        logger.info("attempt at %s: %s, %.3f s", document["job_id"], outcome, time.monotonic() - began)
 
     def _until(self, verdict: Verdict) -> float:
         if verdict.retry_at is None:

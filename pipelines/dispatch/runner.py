@@ -138,7 +138,7 @@ class Heart:
         self._thread.start()
 
     def why_stop(self) -> str | None:
-        """Why to stop: ``cancelled``, ``timeout``, ``lost``, ``gone`` or ``handed_back``; never taken back. None: go on."""
+        """Why to stop: ``cancelled``, ``timeout``, ``lost``, ``gone``, ``handed_back``; for good. None: go on."""
         if self._why is None:
             now = self._clock()
             if self._word.end is not None:
@@ -250,11 +250,9 @@ def run_attempt(
     try:
         end = _computed(attempt, who, heart)
         heart.end()
-        if end is None:
-            return Outcome.LOST
-        if not word.take(end):
-            return Outcome.HANDED_BACK
-        return _told(attempt, who, end.body, doors, spool)
+        if end is not None and word.take(end):
+            return _told(attempt, who, end.body, doors, spool)
+        return Outcome.LOST if word.end is None else Outcome.HANDED_BACK
     finally:
         heart.end()
         spool.unmark(attempt)

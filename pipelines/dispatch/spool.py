@@ -2,7 +2,8 @@
 
 Two kinds of file in one folder a worker, both named after the attempt: a *letter* (``.letter``) is how an attempt
 ended, and waits until the service takes it; a *mark* (``.mark``) says that an attempt runs. A mark that is left from a
-process that is dead is the donor's own report that its worker died under that attempt.
+process that is dead is the donor's own report that its worker died under that attempt; or, when it was killed because
+its owner needed the machine, that the attempt is handed back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +20,15 @@ from typing import IO, Any
 
 from platformdirs import user_data_path
 
+from ...grid.job_rules import HANDED_BACK
 from .doors import Away, Doors, Gone, Unfit
 from .work_order import Identity, WorkOrder
 
 logger = logging.getLogger(__name__)
 
 LETTER, MARK = ".letter", ".mark"
+Blame = Callable[[WorkOrder, Identity], bytes]
+"""How an attempt that was left is told, as the door `complete` takes it."""
 PATIENCE = 20.0
 """Seconds that the service has to take a letter: a result may be large."""
 RETRY_FIRST, RETRY_MOST = 0.2, 2.0
@@ -55,13 +59,15 @@ class Spool:
         self._thread: threading.Thread | None = None
         self._lock: IO[bytes] | None = None
 
-    def start(self, who: Identity) -> None:
+    def start(self, who: Identity, blame: Blame | None = None) -> None:
         """Take over what an earlier process of this worker left: its letters are delivered, its marks reported.
 
-        Does nothing of it while another live process has this folder.
+        `blame`: what a mark is reported as; None: as the worker's death. Does nothing of it while another live process
+        has this folder.
         """
         if not self._folder.is_dir() and not self._make():
             return
+        blame = blame or died
         self._lock = _locked(self._folder / "lock")
         if self._lock is None:
             logger.warning("another process uses the spool %s", self._folder)
@@ -70,7 +76,7 @@ class Spool:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 attempt, dead, _ = _read(path)
                 if dead != who:
-                    self.keep(attempt, dead, died(attempt, dead))
+                    self.keep(attempt, dead, blame(attempt, dead))
             path.unlink(missing_ok=True)
         if any(self._letters()):
             self._wake()
@@ -90,6 +96,15 @@ class Spool:
         """The process ends, and no attempt is to blame for it."""
         for path in self._folder.glob(f"*{MARK}"):
             path.unlink(missing_ok=True)
+
+    def marked(self) -> list[tuple[WorkOrder, Identity]]:
+        """The attempts that run, or ran when their process ended, as far as their marks tell."""
+        found = []
+        for path in sorted(self._folder.glob(f"*{MARK}")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                attempt, who, _ = _read(path)
+                found.append((attempt, who))
+        return found
 
     def keep(self, attempt: WorkOrder, who: Identity, body: bytes) -> None:
         """Put how an attempt ended on disk, to be told as soon as the service is there. Raises OSError: disk full."""
@@ -169,6 +184,11 @@ class Spool:
 def died(attempt: WorkOrder, who: Identity) -> bytes:
     """The end of an attempt whose process died, as the door `complete` takes it."""
     return failed(attempt, who, "worker_died", "the worker's process died", retry=True, death=True)
+
+
+def handed_back(attempt: WorkOrder, who: Identity, why: str, seconds: float = 0.0) -> bytes:
+    """The end of an attempt that its donor gave up, as the door `complete` takes it: nobody is to blame."""
+    return failed(attempt, who, HANDED_BACK, f"handed back: {why}", retry=True, seconds=seconds)
 
 
 def failed(

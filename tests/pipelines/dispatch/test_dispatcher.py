@@ -95,7 +95,8 @@ async def test_jobs_come_to_workers_and_their_results_to_the_store(service, tmp_
         assert [(job.status, job.result["value"]) for job in done] == [(JobStatus.COMPLETED, n) for n in range(8)]
         assert {job.worker_id for job in done} <= {"a", "b"}
         await stage.until(lambda: stage.dispatcher.in_flight == 0)
-        assert not [key for key in stage.cluster.scheduler.tasks if "probe" not in str(key)], "Dask keeps nothing"
+        tasks = stage.cluster.scheduler.tasks
+        await stage.until(lambda: not [key for key in tasks if "probe" not in str(key)])  # Dask keeps nothing
 
 
 async def test_what_everybody_said_is_kept_with_the_attempt(service, tmp_path):

@@ -13,7 +13,7 @@ from idlegrid.grid.store import NewJob
 from idlegrid.pipelines.dispatch import pull
 from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.doors import Doors
-from idlegrid.pipelines.dispatch.pull import Puller, Starts
+from idlegrid.pipelines.dispatch.pull import Puller
 from idlegrid.pipelines.dispatch.spool import Spool
 
 URL = ("http://127.0.0.1",)
@@ -71,15 +71,3 @@ def test_outside_of_its_hours_it_does_not_ask(service, desk):
     stop.set()
     thread.join(60)
     assert "next-job" not in service.asked
-
-
-def test_what_started_within_the_hour_is_counted():
-    starts = Starts()
-    starts.begin(NOON)
-    starts.begin(NOON)
-    starts.end()
-    load = starts.load(NOON)
-    assert (load.running, load.started_last_hour) == (1, 2)
-    assert load.hourly_slot_frees_at == NOON.timestamp() + 3600
-    later = datetime.fromtimestamp(NOON.timestamp() + 3600, UTC)
-    assert starts.load(later).started_last_hour == 0
