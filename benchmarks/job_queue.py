@@ -14,6 +14,7 @@ what several threads bring at the same time together, theirs fetches one job a s
 - **accepted_per_s**, **completed_per_s**, **submit_p50_ms**, **submit_p99_ms** by clients, for each side; the same of
   ours on SQLite (WAL, synchronous=FULL).
 - **http**: the same over the HTTP service, `GridClient.submit` with an idempotency key each, one process that serves.
+- **longest_turn_s**: the longest of the turns, by side: a turn that stood still is not hidden by the median.
 - **lost_leases**: attempts of ours whose lease ended before they were done; anything but 0 spoils the figures.
 - **claim_cost_ratio**: the median time of one claim with 100,000 queued jobs ÷ with 100, in turns on two databases of
   one server; also on SQLite.
@@ -95,6 +96,7 @@ def once(side: Side, clients: int, jobs: int) -> dict[str, float]:
     return {
         "accepted_per_s": round(jobs / (submitted.last - submitted.first), 1),
         "completed_per_s": round(jobs / (done - submitted.first), 1),
+        "turn_s": round(done - submitted.first, 3),
         "submit_p50_ms": round(statistics.median(each) * 1e3, 3),
         "submit_p99_ms": round(each[int(0.99 * len(each))] * 1e3, 3),
     }
@@ -149,6 +151,8 @@ def in_turns(those: dict[str, Side], clients: int, seconds: float, turns: int, e
         name: {figure: statistics.median(run[figure] for run in runs[name]) for figure in runs[name][0]}
         for name in those
     }
+    for name in those:
+        told[name]["longest_turn_s"] = max(run["turn_s"] for run in runs[name])
     told["jobs"] = jobs
     if "procrastinate" in those:
         pairs = zip(runs["idlegrid"], runs["procrastinate"], strict=True)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 TYPE = "embedding"
 PARAMS = {"texts": ["a lease"]}
 LEASE = 30.0
@@ -83,7 +85,7 @@ def our_client(url: str, orders: Any) -> None:
 
 def our_worker(url: str, threads: int, active: Event, stop: Event) -> None:
     """A worker's process: one thread claims for all, as a dispatcher does; each of the others begins and completes."""
-    from idlegrid.grid.store import Claim, open_store
+    from idlegrid.grid.store import Claim, Stale, open_store
 
     store = open_store(url, pool_size=threads + 1)
     name, incarnation = f"worker-{os.getpid()}", "first"
@@ -100,12 +102,14 @@ def our_worker(url: str, threads: int, active: Event, stop: Event) -> None:
                         return
                     continue
                 claim = waiting.pop(0)
-            job = claim.job.id
-            store.jobs.begin(job, claim.fence, name, incarnation, LEASE)
-            store.jobs.complete(
-                job, claim.fence, worker_id=name, incarnation=incarnation, result={"done": 1}, usage=None, seconds=0.0
-            )
+            with suppress(Stale):  # its lease ended on the way: whoever has it now does it, and `lost_leases` tells
+                do(claim)
             places.release()
+
+    def do(claim: Claim) -> None:
+        job, who = claim.job.id, {"worker_id": name, "incarnation": incarnation}
+        patiently(lambda: store.jobs.begin(job, claim.fence, lease=LEASE, **who))
+        patiently(lambda: store.jobs.complete(job, claim.fence, **who, result={"done": 1}, usage=None, seconds=0.0))
 
     runners = [threading.Thread(target=run) for _ in range(threads)]
     for runner in runners:
@@ -114,7 +118,9 @@ def our_worker(url: str, threads: int, active: Event, stop: Event) -> None:
         if not active.wait(0.1):
             continue
         free = _free(places)
-        claims = store.jobs.claim(types=[TYPE], limit=free, lease=LEASE, holder=name) if free else []
+        claims: list[Claim] = []
+        if free:
+            claims = patiently(lambda: store.jobs.claim(types=[TYPE], limit=free, lease=LEASE, holder=name))  # noqa: B023
         for _ in range(free - len(claims)):
             places.release()
         with something:
@@ -125,6 +131,21 @@ def our_worker(url: str, threads: int, active: Event, stop: Event) -> None:
     for runner in runners:
         runner.join()
     store.close()
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The answer, however often the database can't give one: as every worker of a grid does.
+
+    A thread that ended instead would take its job with it until the lease ends: one such turn took 30 s.
+    """
+    from idlegrid.grid.store import StoreUnavailable
+
+    while True:
+        try:
+            return call()
+        except StoreUnavailable as error:
+            print(f"the worker tries again: {error}", file=sys.stderr, flush=True)
+            time.sleep(0.02)
 
 
 def _free(places: threading.Semaphore) -> int:
