@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from .errors import StoreUnavailable
 from .hot import IS_RUNNING
 from .rows import event, to_json
 from .values import Event
+
+logger = logging.getLogger(__name__)
 
 POLL = 0.025
 """Seconds between two looks for what other processes wrote, while somebody waits."""
@@ -139,7 +142,9 @@ class Watcher:
         while (waiters := self._waited_for()) is not None:
             try:
                 found = self._news(waiters)
-            except StoreUnavailable:
+            except Exception as error:  # all streams of this process wait for this thread: it goes on
+                if not isinstance(error, StoreUnavailable):
+                    logger.exception("a look for news failed")
                 time.sleep(10 * POLL)  # they wait for it to come back, or for their time to run out
                 continue
             with self._changed:

@@ -51,6 +51,26 @@ def test_many_wait_with_one_thread(store: Store):
         assert not never.result(60)
 
 
+def test_a_look_that_fails_is_not_the_last(store: Store, store_url: str, monkeypatch, caplog):
+    job_id = store.jobs.accept(NewJob(type="noop")).job.id
+    [queued] = store.events.after(job_id, 0)
+    look, failed = store.events._watcher._news, threading.Event()
+
+    def sick(waiters):
+        if threading.current_thread().name == "idlegrid-events" and not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody foresaw it")
+        return look(waiters)
+
+    monkeypatch.setattr(store.events._watcher, "_news", sick)
+    with open_store(store_url, timeout=30) as other, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.events.wait, job_id, queued.seq, 60)
+        assert failed.wait(60)
+        claim_one(other, job_id)
+        assert waiting.result(90), "it would have waited for its whole time"
+    assert "nobody foresaw it" in caplog.text
+
+
 def test_closing_ends_the_wait(store: Store):
     job_id = store.jobs.accept(NewJob(type="noop")).job.id
     with ThreadPoolExecutor(1) as pool:
