@@ -49,6 +49,15 @@ class Limits:
     """IANA name of the donor's own time zone."""
     max_gpu_memory_percent: float = 90.0
     """Work is refused that would fill the GPU's memory beyond this share."""
+    only_when_idle_minutes: float = 0.0
+    """Work only after nobody touched the machine for so long. 0: always. The donor itself looks after this and the
+    next three (`grid.donor_guard`)."""
+    pause_on_battery: bool = False
+    """Free the machine while it runs on battery."""
+    max_gpu_temperature: float = 0.0
+    """Take nothing new from so many °C on. 0: no limit."""
+    pause_for_other_gpu_programs: bool = False
+    """Free the GPU as soon as another program uses it."""
 
     def __post_init__(self) -> None:
         hours = (self.working_hours_start, self.working_hours_end)
@@ -61,6 +70,8 @@ class Limits:
             self.max_gpu_memory_percent,
             "above 0, to 100",
         )
+        _require(self.only_when_idle_minutes >= 0, "only_when_idle_minutes", self.only_when_idle_minutes, "0 or more")
+        _require(self.max_gpu_temperature >= 0, "max_gpu_temperature", self.max_gpu_temperature, "0 (off) or more")
         _require(hours == (None, None) or None not in hours, "working_hours", hours, "both hours, or neither")
         for hour in hours:
             _require(hour is None or hour in range(24), "working_hours", hours, "full hours, 0 to 23")

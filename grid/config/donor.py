@@ -144,6 +144,30 @@ class LoadControl(Section):
         ge=1,
         le=100,
     )
+    only_when_idle_minutes: float = setting(
+        0.0,
+        "Work only after nobody touched keyboard or mouse for so long; 0: also while somebody does.",
+        variable="GPU_ONLY_WHEN_IDLE_MINUTES",
+        unit="min",
+        ge=0,
+        le=1440,
+    )
+    pause_on_battery: bool = setting(
+        True, "Free the machine while it runs on battery.", variable="GPU_PAUSE_ON_BATTERY"
+    )
+    max_gpu_temperature: float = setting(
+        0.0,
+        "Take nothing new from this temperature on, until the GPU is 10 °C cooler; 0: the driver looks after it.",
+        variable="GPU_MAX_GPU_TEMPERATURE",
+        unit="°C",
+        ge=0,
+        le=120,
+    )
+    pause_for_other_gpu_programs: bool = setting(
+        True,
+        "Free the GPU as soon as another program uses it.",
+        variable="GPU_PAUSE_FOR_OTHER_GPU_PROGRAMS",
+    )
 
     @model_validator(mode="after")
     def _both_hours(self) -> Self:

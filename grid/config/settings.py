@@ -65,6 +65,10 @@ class Settings(Section):
             schedule=None if control.schedule is None else Schedule(control.schedule),
             time_zone=control.time_zone or local_time_zone(),
             max_gpu_memory_percent=control.max_gpu_memory_percent,
+            only_when_idle_minutes=control.only_when_idle_minutes,
+            pause_on_battery=control.pause_on_battery,
+            max_gpu_temperature=control.max_gpu_temperature,
+            pause_for_other_gpu_programs=control.pause_for_other_gpu_programs,
         )
 
     def to_donor(
