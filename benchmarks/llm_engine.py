@@ -44,6 +44,7 @@ from stage import SHAPES, conditions, generate_alone, generate_static, make, say
 from tokenizers import Tokenizer, models
 
 from idlegrid.actors.llm.answer import Answer
+from idlegrid.actors.llm.chain import LocalChain
 from idlegrid.actors.llm.core import EngineCore
 from idlegrid.actors.llm.request import Request, Sampling, Tokens
 from idlegrid.actors.llm.sequencer import Sequencer
@@ -107,7 +108,7 @@ class Bench:
             max_context=CONTEXT,
             prefix_cache=prefix_cache,
         )
-        return EngineCore(Timed(config, self, after=self.stage.step), [self.stage])
+        return EngineCore(Timed(config, self, after=self.stage.step), LocalChain([self.stage]))
 
     def answer(self, prompt: list[int], length: int) -> Answer:
         self.served += 1

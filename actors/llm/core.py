@@ -1,17 +1,13 @@
-"""The engine without its thread: sequencer, chain of stages, sampling and text of one model, one step at a time."""
+"""The engine without its thread: sequencer, chain of stages and text of one model, one step at a time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
-
-import torch
 
 from .answer import NO_CHOICE, Answer
-from .plan import Plan
+from .chain import Chain
 from .request import FinishReason, TokenLogprob
-from .sampling import sample
+from .sampling import Sampled
 from .sequence import Outcome
 from .sequencer import Sequencer
 from .step import Accepted, Row, Step
@@ -20,23 +16,15 @@ from .threaded import Counts, Told
 logger = logging.getLogger(__name__)
 
 
-class Computes(Protocol):
-    """One link of a chain: a stage, local or remote."""
-
-    def forward(self, plan: Plan, x: torch.Tensor | None = None) -> torch.Tensor:
-        """See `stage.Stage.forward`."""
-
-
 class EngineCore:
     """Adds requests, computes steps, tells events. Not thread-safe; no clock (`now` is an argument), no I/O.
 
     Whatever goes wrong, every request that `add` accepted gets exactly one `Finished`, and nothing after it.
     """
 
-    def __init__(self, sequencer: Sequencer, stages: Sequence[Computes]) -> None:
-        """`stages`: the chain, the first takes tokens, the last gives logits."""
+    def __init__(self, sequencer: Sequencer, chain: Chain) -> None:
         self.sequencer = sequencer
-        self._stages = stages
+        self._chain = chain
         self._answers: dict[str, Answer] = {}
 
     @property
@@ -73,27 +61,18 @@ class EngineCore:
         if not step:
             return told
         try:
-            logits = self._forward(step.plan)
+            sampled = self._chain.compute(step.plan, [self._answers[row.id].row() for row in step.rows])
         except Exception as error:  # whatever it is, the requests of this step must end
             logger.exception("step %d failed", step.plan.step)
             return told + self._failed(step, f"the model failed: {type(error).__name__}")
-        return told + self._choose(step, logits)
-
-    def _forward(self, plan: Plan) -> torch.Tensor:
-        x: torch.Tensor | None = None
-        for stage in self._stages:
-            x = stage.forward(plan, x)
-        if x is None:
-            raise RuntimeError("the chain has no stage")
-        return x
+        return told + self._accept_all(step, sampled)
 
     def _failed(self, step: Step, error: str) -> list[Told]:
         told = [event for each in step.sequences for event in self.abort(each.id, FinishReason.ERROR, error)]
         self.sequencer.fail(step)
         return told
 
-    def _choose(self, step: Step, logits: torch.Tensor) -> list[Told]:
-        sampled = sample(logits, [self._answers[row.id].row() for row in step.rows])
+    def _accept_all(self, step: Step, sampled: Sampled) -> list[Told]:
         failed = frozenset(sampled.failed)
         told: list[Told] = []
         accepted = []

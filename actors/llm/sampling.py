@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,13 +20,28 @@ from torch import Tensor
 
 from . import drawing
 from .drawing import Candidates
-from .penalties import Penalties
 from .request import Sampling, TokenLogprob
 
 GREEDY_BELOW = 1e-5
 """A temperature under this is greedy, as in vLLM."""
 WIDTHS = (256, 4096)
 """So many of the likeliest tokens are looked at first, then so many; only what is undecided then is sorted whole."""
+
+
+class Penalised(Protocol):
+    """Tokens of one sequence that are to be penalised; see Penalties."""
+
+    @property
+    def repetition(self) -> float:
+        """What their logits are divided by, or multiplied with below zero."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(K,) distinct tokens."""
+
+    @property
+    def subtracted(self) -> NDArray[np.float32]:
+        """(K,) what is taken from the logit of each."""
 
 
 @dataclass(slots=True)
@@ -35,7 +51,7 @@ class SamplingRow:
     sampling: Sampling
     position: int
     """Index in the sequence (prompt and output) of the token that is chosen: with the seed, the key of its noise."""
-    penalties: Penalties | None = None
+    penalties: Penalised | None = None
     forbidden: tuple[int, ...] = ()
     """Ids that can't be chosen now: those that would stop before min_tokens."""
     allowed: NDArray[np.int32] | None = None

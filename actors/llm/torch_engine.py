@@ -11,6 +11,7 @@ import torch
 from ..encoders import fast_bfloat16
 from ..memory import keep_freed_memory
 from ..models import resolve, revision
+from .chain import LocalChain
 from .codec import Codec
 from .core import EngineCore
 from .engine_face import EngineFacts
@@ -87,7 +88,7 @@ class TorchEngine(ThreadedEngine):
             eos_ids=codec.eos_ids,
             versions={"torch": version("torch"), "tokenizers": version("tokenizers")},
         )
-        return Loaded(EngineCore(sequencer, stages), codec, facts)
+        return Loaded(EngineCore(sequencer, LocalChain(stages)), codec, facts)
 
 
 def _pick_dtype(options: TorchOptions) -> str:

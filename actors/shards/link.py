@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
 from itertools import islice
 
 from .errors import FrameRefused, LinkFenced, LinkLost, LinkRefused, LinkTimeout
@@ -56,15 +55,12 @@ class Link:
         first: int = 0,
         tls: ssl.SSLContext | None = None,
         pace: Pace | None = None,
-        told: Callable[[], None] | None = None,
     ) -> Link:
-        """Connect. `first`: the first step that will be sent in this epoch. `told` is called when the link is over.
+        """Connect. `first`: the first step that will be sent in this epoch.
 
         Raises LinkRefused (LinkFenced), or LinkLost when nobody answers in `pace.patience` seconds.
         """
         link = cls(door, leg, first, tls, pace or Pace())
-        if told is not None:
-            link._task.add_done_callback(lambda _: told())
         try:
             while not link._opened and link.lost is None:
                 await link._changed()
@@ -120,6 +116,12 @@ class Link:
             self._wire.send(encoded)
         self._ring.append(encoded)
         self._next += 1
+
+    async def over(self) -> LinkLost | LinkRefused:
+        """Wait until it is lost, for whatever reason."""
+        while self.lost is None:
+            await self._changed()
+        return self.lost
 
     async def close(self) -> None:
         """Close. What was not taken may be lost."""

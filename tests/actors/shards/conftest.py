@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tiny_models import make_model  # noqa: F401 - a fixture
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "llm"))  # tiny models
+sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
 
 @dataclass(frozen=True)

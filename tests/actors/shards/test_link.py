@@ -126,10 +126,7 @@ async def test_who_was_replaced_is_fenced_off(inlet, carrier):
     async with link_to(inlet, carrier) as old, link_to(inlet, carrier, replace(LEG, epoch=2), first=7) as new:
         await send(new, 7)
         assert number(*await receive(inlet, 1)) == 7
-        async with asyncio.timeout(LATE):
-            while old.lost is None:
-                await old._changed()
-        assert isinstance(old.lost, LinkFenced)
+        assert isinstance(await asyncio.wait_for(old.over(), LATE), LinkFenced)
         with pytest.raises(LinkFenced, match="epoch 2"):
             await send(old, 0)
         with pytest.raises(LinkFenced):
@@ -168,9 +165,7 @@ async def test_a_chain_that_is_over_is_forgotten(inlet, carrier):
     async with link_to(inlet, carrier) as link:
         await send(link, 0)
         inlet.forget(CHAIN)
-        async with asyncio.timeout(LATE):
-            while link.lost is None:
-                await link._changed()
+        await asyncio.wait_for(link.over(), LATE)
         with pytest.raises(LinkRefused, match="over"):
             await send(link, 1)
         with pytest.raises(TimeoutError):
@@ -180,11 +175,10 @@ async def test_a_chain_that_is_over_is_forgotten(inlet, carrier):
 async def test_an_end_that_goes_is_lost_within_patience(carrier):
     inlet = await Inlet.open(carrier.address, tls=carrier.listener, pace=EAGER)
     inlet.admit(CHAIN, epoch=1, entry=5, model=MODEL)
-    over = asyncio.Event()
     pace = replace(EAGER, patience=0.3, connect=0.3)
-    async with link_to(inlet, carrier, pace=pace, told=over.set) as link:
+    async with link_to(inlet, carrier, pace=pace) as link:
         await inlet.close()
-        await asyncio.wait_for(over.wait(), LATE)
+        await asyncio.wait_for(link.over(), LATE)
         with pytest.raises(LinkLost, match="is gone"):
             await send(link, 0)
 
