@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from ..parent import tie_to_parent
-from . import admin, chat, config, doctor, embed, jobs, models, run, serve, status, worker
+from . import (
+    admin,
+    chat,
+    config,
+    doctor,
+    embed,
+    jobs,
+    models,
+    run,
+    serve,
+    status,
+    worker,
+    worker_control,
+    worker_doctor,
+    worker_setup,
+)
 from .output import tell
 
 _LOOK: dict[str, Any] = {
@@ -59,7 +74,17 @@ app.add_typer(worker_app, name="worker")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(admin.app, name="admin")
 app.add_typer(config.app, name="config")
+worker_app.command("join")(worker.join)
+worker_app.command("configure")(worker_setup.configure)
 worker_app.command("start")(worker.start)
+worker_app.command("status")(worker_control.status)
+worker_app.command("set")(worker_control.set_)
+worker_app.command("pause")(worker_control.pause)
+worker_app.command("resume")(worker_control.resume)
+worker_app.command("drain")(worker_control.drain)
+worker_app.command("logs")(worker_control.logs)
+worker_app.command("page")(worker_control.page)
+worker_app.command("doctor")(worker_doctor.doctor)
 worker_app.command("pull")(worker.pull)
 
 

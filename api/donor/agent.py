@@ -46,6 +46,8 @@ FREED_WITHIN = 5.0
 """Seconds that an answer to `pause` waits for the device to be free."""
 GOODBYE = 5.0
 """Seconds that the grid has to hear that this machine leaves."""
+LONGEST_REASON, TOLD = 500, 10
+"""Characters, and refusals, that a heartbeat tells."""
 NO_SCHEDULER = "the grid told no Dask scheduler: restart with --pull"
 
 
@@ -74,6 +76,7 @@ class Agent:
         self._stopping = False
         self._guarded: str | None = None
         self._told: tuple[AgentState, datetime] = (AgentState.STARTING, datetime.now(UTC))
+        self._news = AgentState.STARTING
         self._going = asyncio.Event()
 
     # -- its life
@@ -134,7 +137,17 @@ class Agent:
                 self.member.keep(paused=False, paused_until=None)
                 self._heart.beat_now()
             self._decide()
+            self._tell_news()
             await asyncio.sleep(LOOK_EVERY)
+
+    def _tell_news(self) -> None:
+        """Have the grid know at once that this machine takes work, or doesn't; that it is busy it hears in time."""
+        facts = self._facts()
+        state, _ = judged(facts)
+        news = AgentState.ONLINE if state is AgentState.BUSY else state
+        if news not in (self._news, AgentState.OFFLINE):
+            self._news = news
+            self._heart.beat_now()
 
     # -- what its owner wants
 
@@ -325,7 +338,8 @@ class Agent:
             "kv_cache": 0.0,
             "config_version": self.member.kept.config_version,
             "incarnation": self._incarnation,
-            "paused_reason": reason if state is AgentState.PAUSED else None,
+            "paused_reason": reason[:LONGEST_REASON] if state is AgentState.PAUSED else None,
+            "gpu_info": {"refused": [{"job_id": one.job_id, "reason": one.reason} for one in report.refused[:TOLD]]},
         }
 
 
@@ -333,7 +347,7 @@ def _status(facts: Facts, state: AgentState) -> str:
     """The state as the grid knows it. Who drains says so even in a pause: it was told to, and obeys."""
     if facts.draining is not None or facts.leaving is not None:
         return "draining"
-    return "online" if state is AgentState.STARTING else state.value
+    return state.value
 
 
 def _json(values: Mapping[str, Any]) -> dict[str, Any]:
