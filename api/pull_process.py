@@ -37,6 +37,7 @@ def _work(urls: tuple[str, ...], stop: threading.Event) -> int:
     from ..pipelines.dispatch.desk import desk
     from ..pipelines.dispatch.pull import Puller
     from ..scheduler_plugins.machine import local_donor
+    from .donor.direct_places import open_direct
     from .donor.hands import PullHands
     from .donor.orders import taker
 
@@ -48,6 +49,7 @@ def _work(urls: tuple[str, ...], stop: threading.Event) -> int:
     asking = threading.Thread(target=puller.ask_until, args=(stop,), daemon=True)
     asking.start()
     print(f"{donor.name} asks {urls[0]} for work in {donor.region}", flush=True)
+    open_direct(own, puller.slots)
     while asking.is_alive() and not stop.wait(0.2):
         pass
     own.finish(None)

@@ -79,6 +79,7 @@ async def _work(orders: Orders) -> None:
     from ..pipelines.dispatch.desk import desk
     from ..scheduler_plugins.machine import local_donor
     from .agent import find_again, first_of
+    from .donor.direct_places import open_direct
     from .signals import quiet
 
     quiet()
@@ -89,13 +90,15 @@ async def _work(orders: Orders) -> None:
     await first_of(stop.wait(), find_again(orders.address, FIND_EVERY))
     if stop.is_set():
         return
-    worker = _worker(orders, donor, own)
+    worker, plugin = _worker(orders, donor, own)
     try:
         async with asyncio.timeout(START_PATIENCE):
             await worker
     except (OSError, TimeoutError, RuntimeError):  # the scheduler went just now: the next process looks again
         return
     print(f"{donor.name} works for {orders.address} in {donor.region}", flush=True)
+    if own.slots is not None:
+        await asyncio.to_thread(open_direct, own, own.slots, plugin.elsewhere)
     await first_of(stop.wait(), _closed(worker))
     if not stop.is_set():
         print(f"the scheduler at {orders.address} is gone: looking for it", flush=True)
@@ -114,7 +117,7 @@ async def _leave(orders: Orders, donor: Donor, worker: Any, own: Desk) -> None:
     await asyncio.to_thread(own.finish, max(0.0, ends - time.monotonic()))
 
 
-def _worker(orders: Orders, donor: Donor, own: Desk) -> Any:
+def _worker(orders: Orders, donor: Donor, own: Desk) -> tuple[Any, DonorPlugin]:
     """A worker that obeys its owner's limits, and its agent's orders if it has one."""
     from ..pipelines.dispatch.guarded_worker import donor_lot, others_memory
     from ..pipelines.dispatch.slots import SlotGuard
@@ -127,7 +130,7 @@ def _worker(orders: Orders, donor: Donor, own: Desk) -> Any:
     worker = _dask_worker(orders, donor, plugin, guard)
     if (taken := taker(DaskHands(own, guard, worker=worker, plugin=plugin))) is not None:
         own.on_change(taken.changed)
-    return worker
+    return worker, plugin
 
 
 def _dask_worker(orders: Orders, donor: Donor, plugin: DonorPlugin, guard: SlotGuard) -> Any:

@@ -101,6 +101,12 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
         """A model was dropped from memory."""
         self._change(remove=model_id)
 
+    def elsewhere(self, slots: int) -> None:
+        """So many slots are held by work that didn't come through the scheduler."""
+        with self._lock:
+            self.report = replace(self.report, sequence=self.report.sequence + 1, elsewhere=slots)
+        self._push()
+
     def set_donor(self, donor: Donor) -> None:
         """Replace the facts, e.g. with new limits. The id stays what it was: raises ValueError otherwise.
 

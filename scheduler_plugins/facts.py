@@ -25,6 +25,8 @@ class Report:
     """Ids of the models that are resident."""
     paused: bool = False
     draining: bool = False
+    elsewhere: int = 0
+    """Slots that work holds which came another way than through the scheduler (direct mode)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,10 @@ class Seat:
     @property
     def running(self) -> int:
         """Slots in use: what Dask assigned (a task that seceded gave its slot back), actors that live, tasks on
-        their way here.
+        their way here, and work that came another way.
         """
         ws = self.ws
-        held = len(ws.processing) - len(ws.long_running) + self.inbound
+        held = len(ws.processing) - len(ws.long_running) + self.inbound + self.report.elsewhere
         return held + sum(actor not in ws.processing for actor in ws.actors) if ws.actors else held
 
     @property

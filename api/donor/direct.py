@@ -144,6 +144,7 @@ class Answer(Response):
             telling.cancel()
             gone.cancel()
             await asyncio.gather(telling, gone, return_exceptions=True)
+            self._work.answered.set()
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._work.events()) as events:

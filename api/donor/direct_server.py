@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 import threading
@@ -16,12 +15,10 @@ import uvicorn
 
 from ...grid.config import Settings
 from ...grid.config.donor import Direct
-from ...grid.credentials import Signer
+from ...grid.credentials import Credentials
 from .direct import Endpoint
-from .direct_work import Places
+from .direct_work import CannotListen, Places
 from .spent_tickets import FILE, SpentTickets
-
-logger = logging.getLogger(__name__)
 
 CONNECTIONS = 128
 """Connections at the same time; beyond it 503."""
@@ -29,10 +26,6 @@ KEEP_ALIVE = 30
 """Seconds for which an idle connection is kept."""
 STARTING = 30.0
 PARTING = 2.0
-
-
-class CannotListen(Exception):
-    """The endpoint can't be opened. The message says why, and what to do."""
 
 
 class DirectServer:
@@ -88,24 +81,13 @@ class DirectServer:
         await self._server.serve(sockets=[self._socket])
 
 
-def open_direct(places: Places, settings: Settings, folder: Path) -> DirectServer | None:
-    """The endpoint of this worker process, serving; None: its owner doesn't offer direct mode, or it is not registered.
-
-    `folder`: where the tickets that were taken are noted. Raises CannotListen, OSError.
-    """
-    signer = Signer.from_environment()
-    if not settings.direct.enabled:
-        return None
-    if signer is None:
-        logger.warning("direct mode is for workers that joined a grid (gpu-worker join): it stays closed")
-        return None
-    spent = SpentTickets(folder / FILE, datetime.now(UTC))
-    most = int(settings.api.max_body_mb * 1_000_000)
-    server = DirectServer(
-        lambda: Endpoint(places, lambda: signer.credentials, spent, max_body=most).app(), settings.direct
-    )
+def serve_direct(
+    places: Places, credentials: Callable[[], Credentials], settings: Settings, folder: Path
+) -> DirectServer:
+    """The endpoint of a worker, serving. `folder` keeps its tickets. Raises CannotListen, OSError."""
+    spent, most = SpentTickets(folder / FILE, datetime.now(UTC)), int(settings.api.max_body_mb * 1_000_000)
+    server = DirectServer(Endpoint(places, credentials, spent, max_body=most).app, settings.direct)
     server.start()
-    logger.info("direct mode at %s", server.url)
     return server
 
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MOST_RESULT = 100_000_000
 """Bytes of a result, as of any job."""
+LAST_WORD = 0.05
+"""Seconds that a client gets to hear that its work was given up, before the process may end."""
 PARTING = 2.0
 """Seconds that work which was told to stop has, before its client is told without it."""
 LATER = 5.0
@@ -67,6 +69,10 @@ _TITLES: Mapping[int, str] = {
     503: "This worker does not take it now",
     504: "The work did not end in time",
 }
+
+
+class CannotListen(Exception):
+    """The endpoint can't be opened. The message says why, and what to do."""
 
 
 class NoPlace(Exception):
@@ -122,6 +128,8 @@ class Work:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _began: float = field(default_factory=time.monotonic)
     _why: Trouble | None = None
+    answered: threading.Event = field(default_factory=threading.Event)
+    """Set once its client was told everything, or is gone."""
 
     def start(self, places: Places) -> None:
         """Take a place and begin. Raises NoPlace."""
@@ -155,6 +163,7 @@ class Work:
         logger.info("%s is given up: %s", self.name, why)
         self._stopped.set()
         self._tell(told)
+        self.answered.wait(LAST_WORD)
 
     def _run(self, leave: Callable[[str], None]) -> None:
         context = RunContext(cancelled=self._stopped.is_set, tokens=self._tell)

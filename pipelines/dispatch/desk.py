@@ -15,7 +15,7 @@ from ...grid.credentials import Signer
 from ...grid.job_rules import HANDED_BACK, REFUSED_BY_DONOR
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.jobs import Ask
-from ...grid.verdicts import Verdict
+from ...grid.verdicts import ACCEPTED, Reason, Verdict
 from .doors import Away, Doors, Gone, Unfit
 from .runner import End, LastWord, Outcome, run_attempt
 from .slots import SlotGuard
@@ -48,6 +48,12 @@ class _Running:
     word: LastWord = field(default_factory=LastWord)
 
 
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    line: Line
+    stop: Callable[[str], None]
+
+
 class Desk:
     """Does the attempts of one worker in one process."""
 
@@ -61,11 +67,12 @@ class Desk:
         """The owner's limits; None: nothing is refused here."""
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
+        self._guests: dict[str, _Guest] = {}
         self._finished: deque[Line] = deque(maxlen=REMEMBERED)
         self._given_up: str | None = None
         self._changed: Callable[[], None] = lambda: None
         self.idle = threading.Event()
-        """Set while no attempt runs."""
+        """Set while nothing runs."""
         self.idle.set()
 
     def run(self, order: WorkOrder) -> Outcome:
@@ -79,14 +86,46 @@ class Desk:
             outcome = run_attempt(order, self.who, self.doors, self.spool, word=one.word)
             return outcome
         finally:
-            if self.slots is not None:
-                self.slots.give(order.name)
+            self._give(order.name)
             self._end(one, outcome)
+
+    def admit(self, name: str, ask: Ask, stop: Callable[[str], None]) -> Verdict:
+        """Begin work that is no attempt (direct mode), if the owner's limits allow it; `dismiss` ends it.
+
+        `stop` is called with the reason when everything is given up; whoever asked for the work hears of it there.
+        """
+        if self.slots is not None and not (verdict := self.slots.take(name, ask)):
+            return verdict
+        with self._lock:
+            given_up = self._given_up
+            if given_up is None:
+                self._guests[name] = _Guest(Line(name, ask.type, datetime.now(UTC)), stop)
+                self.idle.clear()
+        if given_up is not None:
+            self._give(name)
+            return Verdict(Reason.PAUSED, given_up)
+        self._changed()
+        return ACCEPTED
+
+    def dismiss(self, name: str, outcome: str) -> None:
+        """What was admitted under this name has ended."""
+        self._give(name)
+        with self._lock:
+            guest = self._guests.pop(name)
+            self._finished.append(replace(guest.line, ended_at=datetime.now(UTC), outcome=outcome))
+            self._rest()
+        self._changed()
+
+    @property
+    def guests(self) -> int:
+        """How much runs that is no attempt."""
+        return len(self._guests)
 
     def lines(self) -> tuple[list[Line], list[Line]]:
         """What runs, and what ended in this process, oldest first."""
         with self._lock:
-            return [one.line for one in self._running.values()], list(self._finished)
+            lines = [one.line for one in self._running.values()] + [guest.line for guest in self._guests.values()]
+            return lines, list(self._finished)
 
     def on_change(self, changed: Callable[[], None]) -> None:
         """Have `changed` called whenever `lines` has changed, in the thread that changed it."""
@@ -100,13 +139,15 @@ class Desk:
         """
         with self._lock:
             self._given_up = why
-            running = list(self._running.values())
+            running, guests = list(self._running.values()), list(self._guests.values())
         for one in running:
             seconds = (datetime.now(UTC) - one.line.started_at).total_seconds()
             end = End(handed_back(one.order, self.who, why, seconds), HANDED_BACK)
             one.word.take(end)
             self.spool.keep(one.order, self.who, (one.word.end or end).body)
             self.spool.unmark(one.order)
+        for guest in guests:  # last: nothing of theirs is kept
+            guest.stop(why)
         return sum(one.word.end is not None and one.word.end.outcome == HANDED_BACK for one in running)
 
     def finish(self, patience: float | None) -> bool:
@@ -154,9 +195,17 @@ class Desk:
             if outcome not in (Outcome.REFUSED, Outcome.UNREACHED) or one.word.end is not None:
                 ended = outcome.value if one.word.end is None else one.word.end.outcome
                 self._finished.append(replace(one.line, ended_at=datetime.now(UTC), outcome=ended))
-            if not self._running:
-                self.idle.set()
+            self._rest()
         self._changed()
+
+    def _give(self, name: str) -> None:
+        if self.slots is not None:
+            self.slots.give(name)
+
+    def _rest(self) -> None:
+        """Under the lock."""
+        if not self._running and not self._guests:
+            self.idle.set()
 
 
 def ask_of(order: WorkOrder) -> Ask:

@@ -84,6 +84,17 @@ async def test_a_slow_heartbeat_does_not_undo_a_push():
         assert c.load("a").paused
 
 
+async def test_slots_of_work_that_came_another_way_are_not_given_away():
+    async with cluster(donor("a")) as c:
+        c.plugin("a").elsewhere(1)
+        await until(lambda: c.load("a").running == 1)
+        with dask.annotate(**annotation()):
+            future = c.client.submit(where, pure=False)
+        await until(lambda: (ts := c.scheduler.tasks.get(future.key)) is not None and ts.state == "no-worker")
+        c.plugin("a").elsewhere(0)
+        assert await future == "a"
+
+
 async def test_a_plugin_can_be_sent_to_workers_that_run_already():
     async with cluster(None) as c:
         await c.client.register_plugin(DonorPlugin(donor("fleet"), per_worker=True))

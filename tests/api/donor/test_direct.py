@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # helper modules of all test
 
 from direct_worker import PATIENCE, DirectWorker, Unchecked, credentials, direct_worker
 
-from idlegrid.api.donor.direct_server import CannotListen, DirectServer
+from idlegrid.api.donor.direct_server import DirectServer
+from idlegrid.api.donor.direct_work import CannotListen
 from idlegrid.api.donor.spent_tickets import SpentTickets
 from idlegrid.grid.config.donor import Direct
 from idlegrid.grid.donors import Limits, Load

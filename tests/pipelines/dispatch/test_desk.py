@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from idlegrid.grid.donors import Donor, Limits
-from idlegrid.grid.jobs import JobStatus
+from idlegrid.grid.jobs import Ask, JobStatus
+from idlegrid.grid.verdicts import Reason
 from idlegrid.pipelines.dispatch.desk import Desk
 from idlegrid.pipelines.dispatch.doors import Doors
 from idlegrid.pipelines.dispatch.runner import Outcome
@@ -188,3 +189,20 @@ def test_what_is_done_gives_its_slot_back(service, desks):
     outcomes = [desk.run(service.claimed("trial")[1]) for _ in range(3)]
     assert outcomes == [Outcome.TOLD, Outcome.TOLD, Outcome.DECLINED]
     assert [one.reason for one in desk.slots.declined] == ["hourly_cap"]
+
+
+def test_work_that_is_no_attempt_shares_the_slots_and_is_told_when_all_is_given_up(desks):
+    desk, stopped = desks(), []
+    desk.slots = SlotGuard(Donor(id="w", supported_types=frozenset({"t"}), limits=Limits(max_jobs_per_hour=3)))
+    assert desk.admit("direct-1", Ask(type="t"), stopped.append)
+    assert desk.admit("direct-2", Ask(type="t"), stopped.append).reason is Reason.CONCURRENCY
+    assert (desk.guests, desk.idle.is_set(), [line.job_id for line in desk.lines()[0]]) == (1, False, ["direct-1"])
+    desk.dismiss("direct-1", "completed")
+    assert (desk.guests, desk.idle.is_set()) == (0, True)
+    assert [(line.job_id, line.outcome) for line in desk.lines()[1]] == [("direct-1", "completed")]
+    assert desk.admit("direct-3", Ask(type="t"), stopped.append)
+    assert desk.hand_back("the owner plays") == 0  # nothing of it is kept, so nothing is handed back
+    assert stopped == ["the owner plays"]
+    desk.dismiss("direct-3", "handed_back")
+    assert desk.admit("direct-4", Ask(type="t"), stopped.append).reason is Reason.PAUSED
+    assert desk.slots.load().running == 0
