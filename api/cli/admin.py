@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from .admin_workers import enroll, workers
 from .options import ConfigFile
 from .output import Json, print_json, print_table, say, tell
 from .settings import settings
@@ -22,6 +23,8 @@ keys = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(keys, name="keys")
+app.command()(enroll)
+app.add_typer(workers, name="workers")
 SCOPES = ("jobs", "admin", "nodes")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 
 from ...grid.store import StoreUnavailable
 from .bodies import UNKNOWN_PARAMETER
@@ -218,9 +218,29 @@ def _is_json(request: Request) -> bool:
 
 
 def methods_at(app: FastAPI, request: Request) -> list[str]:
-    """The methods that the address of a request has: those of all its routes, not of the first one alone."""
-    scopes = ({**request.scope, "method": method} for method in METHODS)
-    return [scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in app.router.routes)]
+    """The methods that the address of a request has: those of all its routes, not of the first one alone.
+
+    An address that a route has word by word (`/jobs/sync`) is not also one of a route with an id in that place.
+    """
+    literal: dict[str, None] = {}
+    every: dict[str, None] = {}
+    for method in METHODS:
+        for route in _routes(app.router.routes):
+            if route.matches({**request.scope, "method": method})[0] is Match.FULL:
+                every[method] = None
+                if "{" not in getattr(route, "path", "{"):
+                    literal[method] = None
+    return list(literal or every)
+
+
+def _routes(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """The routes themselves: FastAPI keeps an included router whole, whose routes have its prefix already."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is None:
+            yield route
+        else:
+            yield from _routes(inner.routes)
 
 
 def from_http(request: Request, error: HTTPException, methods: Sequence[str] = ()) -> Problem:

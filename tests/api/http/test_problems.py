@@ -70,7 +70,8 @@ async def test_elsewhere_errors_have_openais_form(jobs):
 
 
 async def test_a_wrong_method_is_told_all_right_ones(jobs):
-    for path, allowed in (("/api/v1/jobs", "GET, POST"), ("/api/v1/jobs/x", "GET, DELETE"), ("/api/v1/state", "GET")):
+    pairs = (("/api/v1/jobs", "GET, POST"), ("/api/v1/jobs/x", "GET, DELETE"), ("/api/v1/state", "GET"))
+    for path, allowed in (*pairs, ("/api/v1/jobs/sync", "POST")):
         answer = await jobs.patch(path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
         assert allowed in answer.json()["detail"]
