@@ -28,7 +28,10 @@ async def serve_dispatcher(address: str, settings: Settings, stop: asyncio.Event
         if store is None:
             return
         terms = Terms(
-            secret=load_secret(settings.database.secret_file), api=settings.api.urls_for_workers, jobs=settings.jobs
+            secret=load_secret(settings.database.secret_file),
+            api=settings.api.urls_for_workers,
+            jobs=settings.jobs,
+            heartbeat=settings.heartbeat_interval,
         )
         dispatcher = Dispatcher(store, address, terms, say=say)
         watchdog(lambda: dispatcher.ticks)

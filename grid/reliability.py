@@ -8,9 +8,10 @@ failure from ruining a new donor, and one success from crowning it (the posterio
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
 NEUTRAL = 0.75
 """Score, and each of its terms, of a donor of which nothing is known."""
@@ -90,6 +91,52 @@ class History:
         """With the session that is going on ended at `now` (UTC); unchanged when there is none."""
         return self if self.online_since is None else self.after_session(self.session_so_far(now), expected)
 
+    def beside(self, other: Self) -> Self:
+        """With what somebody else saw of the same donor at other times or other work: what both count is added up.
+
+        The session that is going on is the one of whoever has known it longer.
+        """
+        jobs, others = self.recent_done + self.recent_failed, other.recent_done + other.recent_failed
+        keep = min(1.0, JOB_MEMORY / (jobs + others)) if jobs + others else 1.0
+        ratio = self.latency_ratio
+        if others:
+            ratio = math.exp((math.log(ratio) * jobs + math.log(other.latency_ratio) * others) / (jobs + others))
+        return replace(
+            self,
+            jobs_done=self.jobs_done + other.jobs_done,
+            jobs_failed=self.jobs_failed + other.jobs_failed,
+            recent_done=(self.recent_done + other.recent_done) * keep,
+            recent_failed=(self.recent_failed + other.recent_failed) * keep,
+            latency_ratio=ratio,
+            sessions=self.sessions + other.sessions,
+            session_seconds=self.session_seconds + other.session_seconds,
+            unexpected_ends=self.unexpected_ends + other.unexpected_ends,
+            online_since=_earlier(self.online_since, other.online_since),
+            first_seen=_earlier(self.first_seen, other.first_seen),
+        )
+
+    def jobs_only(self) -> Self:
+        """Without its sessions."""
+        return replace(self, sessions=0, session_seconds=0.0, unexpected_ends=0, online_since=None, first_seen=None)
+
+    def to_wire(self) -> dict[str, Any]:
+        """As a dict of JSON types; what is nothing is left out."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        told = {name: value for name, value in values.items() if value != getattr(_BLANK, name)}
+        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in told.items()}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """The inverse of `to_wire`. Fields that this version doesn't know are ignored.
+
+        Raises TypeError and ValueError on what is no history.
+        """
+        known = {item.name: wire[item.name] for item in fields(cls) if item.name in wire}
+        for name in ("online_since", "first_seen"):
+            if known.get(name) is not None:
+                known[name] = datetime.fromisoformat(known[name])
+        return cls(**known)
+
     def session_so_far(self, now: datetime) -> float:
         """Length of the session that is going on, in s; 0 when offline."""
         return 0.0 if self.online_since is None else max(0.0, (now - self.online_since).total_seconds())
@@ -97,6 +144,13 @@ class History:
     def online_seconds(self, now: datetime) -> float:
         """Time online in all sessions, the one that is going on included, in s."""
         return self.session_seconds + self.session_so_far(now)
+
+
+_BLANK = History()
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((at for at in (one, other) if at is not None), default=None)
 
 
 def _blend(mean: float, ratio: float) -> float:
@@ -115,6 +169,12 @@ class Score:
     latency: float
     seniority: float
 
+    def to_wire(self) -> dict[str, float]:
+        """Total and terms, to three digits."""
+        terms = {"success": self.success, "stability": self.stability}
+        terms |= {"latency": self.latency, "seniority": self.seniority}
+        return {name: round(value, 3) for name, value in {"total": self.total, **terms}.items()}
+
     @property
     def total(self) -> float:
         """The reliability score, 0 to 1."""
@@ -124,6 +184,25 @@ class Score:
             + LATENCY_WEIGHT * self.latency
             + SENIORITY_WEIGHT * self.seniority
         )
+
+
+def says(outcome: str | None, job_status: str, job_error: str | None) -> bool | None:
+    """What an attempt at a job that is over says of its donor: True for good, False for ill, None for neither.
+
+    A donor is not blamed for a job that failed everywhere, that killed several donors, or that its owner handed back;
+    it is for one that it lost, and for a failure where another donor then succeeded.
+    """
+    if outcome == "completed":
+        return True
+    if outcome in ("died", "lost"):
+        return None if job_error in ("poisoned", "lost") else False
+    return False if outcome == "failed" and job_status == "completed" else None
+
+
+def ratio_of(latency_term: float) -> float:
+    """The inverse of `latency`: a donor's service times over the grid's medians. Positive, and finite."""
+    low, high = _RATIO_BOUNDS
+    return min(max((1.0 / max(latency_term, 1e-6) - 1.0) / (1.0 / NEUTRAL - 1.0), low), high)
 
 
 def score(history: History, now: datetime) -> Score:

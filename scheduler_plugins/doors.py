@@ -8,6 +8,7 @@ from typing import Any
 
 from distributed.http.utils import RequestHandler
 
+from ..grid.reliability import History
 from .donor_plugin import CONTROL, check_action
 from .lanes import Key
 from .page import show_page
@@ -21,7 +22,7 @@ _PATIENCE = 10.0
 
 def open_doors(grid: GridPlugin) -> None:
     """Make the grid answer: ``client.scheduler.grid_state()``, ``…grid_why(key=)``, ``…grid_explain(ask=, key=)``,
-    ``…grid_control(donor=, action=)``.
+    ``…grid_control(donor=, action=)``, ``…grid_histories(donors=, usual=)``, which tells what the store knows.
     """
     scheduler = grid.scheduler
 
@@ -37,7 +38,12 @@ def open_doors(grid: GridPlugin) -> None:
     def explain(ask: dict[str, Any], key: str) -> dict[str, Any]:
         return grid_explain(grid, ask, key)
 
-    scheduler.handlers.update(grid_state=state, grid_why=why, grid_explain=explain, grid_control=control)
+    def histories(donors: dict[str, dict[str, Any]], usual: dict[str, float]) -> None:
+        grid.told({donor: History.from_wire(told) for donor, told in donors.items()}, usual)
+
+    scheduler.handlers.update(
+        grid_state=state, grid_why=why, grid_explain=explain, grid_control=control, grid_histories=histories
+    )
     # Whatever prefix the dashboard was given: Dask doesn't remember it.
     scheduler.http_application.add_handlers(r".*", [(r"(?:/.*)?/grid-api", GridApi, {"dask_server": scheduler})])
     show_page(scheduler)

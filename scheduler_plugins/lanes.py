@@ -13,6 +13,9 @@ from ..grid.jobs import Ask
 ANNOTATION = "grid"
 """``dask.annotate(grid=ask.to_annotation())`` makes a task (or an actor) a grid task."""
 
+DURABLE = "grid_durable"
+"""``dask.annotate(grid_durable=True)``: an attempt at a durable job, which tells its end to the grid's store."""
+
 TaskState: TypeAlias = Any
 """distributed's own, which has no types."""
 Key: TypeAlias = Hashable
@@ -21,6 +24,11 @@ _REMEMBERED = 1024
 """Annotation objects remembered by identity: each submitted graph brings one."""
 _LANES = 4096
 """From this many lanes on the empty ones are dropped."""
+
+
+def is_durable(ts: TaskState) -> bool:
+    """Whether a task is an attempt at a durable job."""
+    return bool(ts.annotations and ts.annotations.get(DURABLE))
 
 
 class Place(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -53,6 +53,17 @@ class Account:
     """Jobs that ended in their own exception: told to whoever submitted them, and not held against the donor."""
     interrupted: int = 0
     """Jobs that were lost because the worker died under them: held against the donor."""
+    stored: History | None = None
+    """What the grid's store knows of it: its durable jobs, and its stays if it registered. None: not told yet."""
+
+    @property
+    def past(self) -> History:
+        """All that is known: what the store knows, and what this scheduler saw and the store can't."""
+        if self.stored is None:
+            return self.history
+        knows_stays = self.stored.sessions or self.stored.online_since is not None
+        seen = self.history.jobs_only() if knows_stays else self.history
+        return self.stored.beside(seen)
 
 
 class Ledger:
@@ -62,6 +73,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
+        self._usual: Mapping[str, float] = {}
+        self.fed = False
+        """Whether a store tells what becomes of durable jobs: then they are not counted here as well."""
         self._medians: OrderedDict[Hashable, RunningMedian] = OrderedDict()
 
     def account(self, donor_id: str) -> Account:
@@ -97,9 +111,20 @@ class Ledger:
         account.history = account.history.after_job(
             ok=True, latency_ratio=seconds / median if known and median else None
         )
-        mean, ms = account.mean_latency_ms, seconds * 1e3
+        self.measured(donor_id, kind, seconds)
+
+    def measured(self, donor_id: str, kind: Hashable, seconds: float) -> None:
+        """A job of this kind took so long, whatever became of it."""
+        account, ms = self.account(donor_id), seconds * 1e3
+        mean = account.mean_latency_ms
         account.mean_latency_ms = ms if mean is None else mean + (ms - mean) / _MEAN_OVER
         self._measure(kind, seconds)
+
+    def told(self, histories: Mapping[str, History], usual: Mapping[str, float]) -> None:
+        """What the store knows: donor → its past, and job type → how long such work usually takes, in s."""
+        self.fed, self._usual = True, usual
+        for donor_id, history in histories.items():
+            self.account(donor_id).stored = history
 
     def failed(self, donor_id: str) -> None:
         """A job ended in its own exception."""
@@ -109,6 +134,12 @@ class Ledger:
         """The grid's median service time for a kind of job in s, None before the first."""
         running = self._medians.get(kind)
         return None if running is None else running.value()
+
+    def usual(self, kind: tuple[str, str | None]) -> float | None:
+        """How long a kind of job (type and model) usually takes in s: as seen here, else what the store knows of its
+        type. None: nobody knows."""
+        seen = self.median(kind)
+        return self._usual.get(kind[0]) if seen is None else seen
 
     def _measure(self, kind: Hashable, seconds: float) -> None:
         running = self._medians.get(kind)
@@ -122,7 +153,7 @@ class Ledger:
 
     def score(self, donor_id: str, now: datetime) -> Score:
         """The donor's reliability in its four terms."""
-        return score(self.account(donor_id).history, now)
+        return score(self.account(donor_id).past, now)
 
     def standing(self, donor_id: str, now: datetime) -> dict[str, Any]:
         """The fields of `Donor` that the ledger knows better than the donor itself."""
@@ -132,5 +163,5 @@ class Ledger:
         return {
             "reliability": round(self.score(donor_id, now).total, 3),
             "avg_latency_ms": None if latency is None else float(f"{latency:.2g}"),
-            "pace": float(f"{account.history.latency_ratio:.2g}"),
+            "pace": float(f"{account.past.latency_ratio:.2g}"),
         }

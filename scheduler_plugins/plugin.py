@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from distributed import SchedulerPlugin
 
 from ..grid.jobs import Ask
+from ..grid.reliability import History
 from .facts import KEY
-from .lanes import ANNOTATION, Key, Lane, Lanes, TaskState
+from .lanes import ANNOTATION, Key, Lane, Lanes, TaskState, is_durable
 from .ledger import Ledger
 from .offers import Offers, Scheduler
 from .placer import OFFER_EVERY, Clock, Placer, utc_now
@@ -44,7 +45,7 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.ledger = Ledger()
         self.lanes = Lanes()
         self.roster = Roster(lambda donor_id: self.ledger.standing(donor_id, clock()))
-        self.placer = Placer(self.roster, clock, offer_every, self.ledger.median)
+        self.placer = Placer(self.roster, clock, offer_every, self.ledger.usual)
         self.offers = Offers(scheduler, self.lanes, self.placer)
         self.assigned: dict[TaskState, Assignment] = {}
         self.running_by_type: Counter[str] = Counter()
@@ -82,6 +83,13 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         seat.inbound += 1
         self.roster.refresh(seat, self.now)
         return welcome
+
+    def told(self, histories: Mapping[str, History], usual: Mapping[str, float]) -> None:
+        """What the grid's store knows of donors' pasts; the scores of those who are here follow at once."""
+        self.ledger.told(histories, usual)
+        now = self.now
+        for seat in self.roster:
+            self.roster.restate(seat, now)
 
     # -- what the scheduler tells
     # -----------------------------------------------------------------------------------------
@@ -145,7 +153,8 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         if seat is None:
             return
         goodbye = expected or seat.load.draining
-        lost = sum(1 for held in self.assigned.values() if held.seat is seat and held.lane is not None)
+        mine = [ts for ts, held in self.assigned.items() if held.seat is seat and held.lane is not None]
+        lost = sum(1 for ts in mine if not (self.ledger.fed and is_durable(ts)))
         self.roster.leave(seat.ws)
         self.ledger.left(seat.donor.id, self.now, expected=goodbye, interrupted=0 if expected else lost)
 
@@ -223,10 +232,16 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         if held is None or held.lane is None:
             return
         donor_id = held.seat.donor.id
+        others = self.ledger.fed and is_durable(ts)  # the store will tell, and knows what became of it
         if finish == "memory":
             kind = (held.lane.ask.type, held.lane.ask.model)
             seconds = sum(s["stop"] - s["start"] for s in said.get("startstops", ()) if s["action"] == "compute")
-            self.ledger.finished(donor_id, kind, seconds)
+            if others:
+                self.ledger.measured(donor_id, kind, seconds)
+            else:
+                self.ledger.finished(donor_id, kind, seconds)
+        elif others:
+            return
         elif finish == "erred" and said.get("worker") in self.scheduler.workers:
             self.ledger.failed(donor_id)
         elif finish == "erred":  # Dask gave it up because workers died under it; this one is gone already

@@ -74,7 +74,7 @@ def _worker(grid: GridPlugin, seat: Seat, now: datetime) -> dict[str, Any]:
         "gpu_model": donor.gpu_model,
         "gpu_memory_gb": donor.gpu_memory_gb,
         "gpu_memory_used_gb": load.gpu_memory_used_gb,
-        "jobs_done": account.history.jobs_done,
+        "jobs_done": account.past.jobs_done,
         "jobs_lost": account.interrupted,
         "job_errors": account.job_errors,
         "avg_latency_ms": account.mean_latency_ms,

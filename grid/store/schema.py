@@ -197,6 +197,22 @@ sessions = Table(  # one stay of a worker: what its online stability is counted 
     ForeignKeyConstraint(["worker_id"], ["workers.id"], ondelete="CASCADE"),
 )
 Index("ix_sessions_worker", sessions.c.worker_id, sessions.c.started_at)
+Index("ix_sessions_ended", sessions.c.ended_at, sessions.c.id)  # open ones, too
+
+histories = Table(  # what attempts and stays say of a worker, added up: they may be deleted then
+    "histories",
+    metadata,
+    Column("worker_id", NAME, primary_key=True),
+    Column("history", Text, nullable=False),
+)
+
+marks = Table(  # how far the adding up has come
+    "marks",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("id", NAME, nullable=False),
+)
 
 credentials = Table(  # of tokens only keyed digests
     "credentials",

@@ -19,6 +19,7 @@ from .keys import KeyStore
 from .migrations import runner
 from .nonces import NonceStore
 from .postgres import PostgresMoves
+from .sessions import SessionStore
 from .sqlite import SqliteMoves
 from .workers import WorkerStore
 
@@ -33,6 +34,7 @@ class Store:
         self.jobs = JobStore(database, hot, priority_step=priority_step, told=self.events.told)
         self.keys = KeyStore(database)
         self.workers = WorkerStore(database)
+        self.sessions = SessionStore(database)
         vault = Vault(secret)
         self.enrolments = EnrolmentStore(database, vault)
         self.credentials = CredentialStore(database, vault)

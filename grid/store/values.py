@@ -193,3 +193,5 @@ class WorkerRecord:
     """Completed ÷ ended attempts that were its own doing. None: it ended none."""
     avg_latency_ms: float | None
     """Mean time from begin to completion."""
+    reliability: Mapping[str, float] | None = None
+    """Its score (``total``) and the four terms, as last counted. None: never."""

@@ -75,4 +75,5 @@ def worker_record(row: Row) -> WorkerRecord:
         total_jobs=row["total_jobs"] or 0,
         success_rate=row["completed"] / row["ended"] if row["ended"] else None,
         avg_latency_ms=float(row["held_us"]) / 1000 if row["held_us"] is not None else None,
+        reliability=json.loads(row["reliability"]) if row["reliability"] else None,
     )

@@ -33,6 +33,7 @@ from ...grid.job_types import UnknownJobTypeError, job_type, job_types
 from ...grid.jobs import Ask
 from ...grid.store import Claim, Stale, Store, StoreUnavailable
 from .capacity import Group, groups, open_workers, welcome, without_dead_ends
+from .historian import Historian
 from .link import Link, LinkLost, linked
 from .witness import Witness
 from .work_order import WorkOrder
@@ -86,6 +87,8 @@ class Terms:
     api: tuple[str, ...]
     """Where workers tell how attempts go."""
     jobs: Jobs
+    heartbeat: float = 30.0
+    """Seconds between two heartbeats of a worker."""
     holder: str = ""
     """Name of this dispatcher in attempts. Empty: made up."""
 
@@ -100,6 +103,7 @@ class Dispatcher:
         self._flights: dict[str, Flight] = {}
         self._held: list[Claim] = []
         self._witness = Witness(store)
+        self._historian = Historian(store, heartbeat=terms.heartbeat)
         self._ended: list[tuple[str, Future]] = []
         self._news = asyncio.Event()
         self._names: dict[str, str] = {}
@@ -138,6 +142,7 @@ class Dispatcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
             pause = min(2 * pause, RETRY_MOST)
+        await self._historian.close()
 
     # -- one link
 
@@ -162,6 +167,7 @@ class Dispatcher:
         await self._answer_ended()
         await self._look_after_flights(link)
         await self._housekeeping()
+        await self._historian.look(link)
         if not await self._anything_waits():
             idle_for = asyncio.get_running_loop().time() - self._claimed_at
             return IDLE_FIRST if idle_for < MOMENT else IDLE_MOST

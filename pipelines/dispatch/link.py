@@ -18,6 +18,8 @@ import dask
 from distributed import Client, Future, fire_and_forget
 
 from ...grid.jobs import Ask
+from ...grid.reliability import History
+from ...scheduler_plugins.lanes import ANNOTATION, DURABLE
 from .attempt import run
 from .capacity import open_workers
 from .work_order import WorkOrder
@@ -81,12 +83,17 @@ class Link:
 
         The task stays at the scheduler even if this process dies: its worker needs nobody but the HTTP service.
         """
-        with dask.annotate(grid=ask.to_annotation()):
+        with dask.annotate(**{ANNOTATION: ask.to_annotation(), DURABLE: True}):
             future = self._client.submit(run, order, key=order.name, retries=0, pure=False)
         fire_and_forget(future)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(ended, done))
         return future
+
+    async def tell(self, histories: Mapping[str, History], usual: Mapping[str, float]) -> None:
+        """Tell the scheduler what the store knows: worker → its past; job type → how long it usually takes, in s."""
+        donors = {worker: history.to_wire() for worker, history in histories.items()}
+        await self._answer(self._client.scheduler.grid_histories(donors=donors, usual=dict(usual)))
 
     async def holders(self) -> dict[str, str]:
         """Name of an attempt → address of the worker that Dask gave it to."""

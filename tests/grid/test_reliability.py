@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from idlegrid.grid import reliability
 from idlegrid.grid.donors import Donor
-from idlegrid.grid.reliability import NEUTRAL, History, Score, score
+from idlegrid.grid.reliability import JOB_MEMORY, NEUTRAL, History, Score, latency, ratio_of, says, score
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -143,3 +144,55 @@ def test_a_ratio_that_is_none_is_refused(ratio):
 def test_a_session_of_no_length_is_refused(seconds):
     with pytest.raises(ValueError, match="session"):
         History().after_session(seconds, True)
+
+
+@given(histories())
+def test_a_history_survives_the_wire(history):
+    assert History.from_wire(json.loads(json.dumps(history.to_wire()))) == history
+    assert History.from_wire(history.to_wire() | {"of a newer version": 1}) == history
+
+
+@given(histories(), histories())
+def test_two_who_saw_different_things_add_up_whoever_tells_first(one, other):
+    both, turned = one.beside(other), other.beside(one)
+    assert both.jobs_done == one.jobs_done + other.jobs_done
+    assert both.sessions == one.sessions + other.sessions
+    assert both.recent_done + both.recent_failed <= max(JOB_MEMORY, 1) * 1.001
+    low, high = sorted((one.latency_ratio, other.latency_ratio))
+    assert low * 0.999 <= both.latency_ratio <= high * 1.001
+    for term in ("success", "stability", "latency", "seniority"):
+        assert getattr(score(both, NOW), term) == pytest.approx(getattr(score(turned, NOW), term), abs=1e-9)
+
+
+@given(histories())
+def test_nothing_beside_a_history_changes_nothing(history):
+    assert score(history.beside(History()), NOW).total == pytest.approx(score(history, NOW).total, abs=1e-9)
+
+
+@given(st.floats(0.02, 50.0))
+def test_a_pace_can_be_read_out_of_the_latency_term(ratio):
+    assert ratio_of(latency(ratio)) == pytest.approx(ratio)
+    assert 0 < ratio_of(0.0) <= 100
+    assert ratio_of(1.0) == 0.01
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "error", "said"),
+    [
+        ("completed", "completed", None, True),
+        ("died", "completed", None, False),
+        ("lost", "cancelled", None, False),
+        ("died", "failed", "poisoned", None),
+        ("lost", "failed", "lost", None),
+        ("failed", "completed", None, False),
+        ("failed", "failed", "error", None),
+        ("timeout", "timeout", "timeout", None),
+        ("handed_back", "completed", None, None),
+        ("refused_by_donor", "completed", None, None),
+        ("released", "completed", None, None),
+        ("cancelled", "cancelled", None, None),
+        (None, "completed", None, None),
+    ],
+)
+def test_what_an_attempt_says_of_its_donor(outcome, status, error, said):
+    assert says(outcome, status, error) is said

@@ -1,4 +1,5 @@
-"""Revision 0003: donors that register: enrolments, tokens in families, nonces, audit; what workers report and are told.
+"""Revision 0003: donors that register: enrolments, tokens in families, nonces, audit; what workers report and are told,
+and what is known of their past.
 
 The table of credentials is made anew: before this revision nothing ever wrote to it.
 """
@@ -52,6 +53,16 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_worker", "audit", ["worker_id", "seq"])
+    op.create_index("ix_sessions_ended", "sessions", ["ended_at", "id"])
+    op.create_table(
+        "histories", Column("worker_id", NAME, primary_key=True), Column("history", sa.Text, nullable=False)
+    )
+    op.create_table(
+        "marks",
+        Column("name", NAME, primary_key=True),
+        Column("at", sa.BigInteger, nullable=False),
+        Column("id", NAME, nullable=False),
+    )
     if op.get_bind().dialect.name == "postgresql":
         # heartbeats change the same few rows all the time: leave room beside them
         op.execute("ALTER TABLE workers SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02)")
