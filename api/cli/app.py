@@ -23,6 +23,7 @@ from . import (
     worker,
     worker_control,
     worker_doctor,
+    worker_install,
     worker_setup,
 )
 from .output import tell
@@ -86,6 +87,7 @@ worker_app.command("logs")(worker_control.logs)
 worker_app.command("page")(worker_control.page)
 worker_app.command("doctor")(worker_doctor.doctor)
 worker_app.command("pull")(worker.pull)
+worker_install.register(worker_app)
 
 
 @worker_app.callback()
