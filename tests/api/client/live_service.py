@@ -72,6 +72,7 @@ class Proxy:
         back, forth = await asyncio.open_connection("127.0.0.1", self._target)
         try:
             onward = asyncio.create_task(_copy(reader, forth))
+            onward.add_done_callback(lambda _: forth.close())  # a client that went is not waited for
             await self._answers(back, writer)
             onward.cancel()
         except (OSError, asyncio.CancelledError):
