@@ -14,11 +14,11 @@ from ...grid.regions import check_region
 from ...grid.store import DonorRecord, Enrolment, NewWorker, TokenPair, Versioned
 from .bodies import Body
 from .jobs_bodies import RegionCode
+from .worker_bodies import NAME
 
 Words = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """A name for people, in any script."""
 _MODEL = r"^[A-Za-z0-9._:@/+-]{1,200}$"
-_INCARNATION = r"^[A-Za-z0-9._:@/+-]{1,128}$"
 MAX_GPU_INFO = 10_000
 """Characters of JSON that a heartbeat may tell of the GPU."""
 
@@ -98,14 +98,17 @@ class HeartbeatBody(Body):
     waiting: int = Field(0, ge=0, le=100_000, strict=True)
     kv_cache: float = Field(0.0, ge=0, le=100, allow_inf_nan=False, description="Use of the KV cache.")
     config_version: int = Field(0, ge=0, le=2**31 - 1, strict=True, description="The one that is in force there.")
-    incarnation: str = Field(pattern=_INCARNATION, description="Which process of the worker speaks.")
+    incarnation: str = Field(pattern=NAME, description="Which process of the worker speaks.")
     paused_reason: str | None = Field(None, max_length=500)
 
     @field_validator("gpu_info")
     @classmethod
     def _short(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and len(json.dumps(value)) > MAX_GPU_INFO:
-            raise ValueError(f"it has more than {MAX_GPU_INFO} characters")
+        try:
+            if value is not None and len(json.dumps(value, allow_nan=False)) > MAX_GPU_INFO:
+                raise ValueError(f"it has more than {MAX_GPU_INFO} characters")
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         return value
 
     @property

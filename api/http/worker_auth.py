@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from .client_address import AddressOf
 from .errors import ApiError
 from .jobs_door import JobDoor
 from .problems import Problem, retry_after
+from .worker_bodies import NAME
 
 log = logger(__name__)
 
@@ -31,6 +33,7 @@ ENROLLING = "enrolment"
 STRANGERS_FRESH = 60.0
 """Seconds for which an id is remembered as one without credentials. An id that has none never gets any."""
 MOST_STRANGERS = 10_000
+_ID = re.compile(NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class Checkpoint:
         return self._admit(scope, worker_id, standing, signed=signed, renews=renews)
 
     async def _find(self, scope: Scope, worker_id: str) -> Standing | None:
+        if not _ID.fullmatch(worker_id):
+            return None
         token = Headers(scope=scope).get(TOKEN) or ""
         return await self._door.call(self._door.store.credentials.find, worker_id, token)
 
@@ -184,6 +189,7 @@ class Checkpoint:
     def _failure(self, scope: Scope, claimed: str, code: str, detail: str, standing: Standing | None = None) -> Problem:
         """What a request is answered that did not prove what it claimed: the same for every claim."""
         address, now = self._address_of(scope), self._clock()
+        claimed = claimed if _ID.fullmatch(claimed) else ""  # what can be nobody's id is not worth remembering
         wait = self._lockout.failed(claimed, address, now)
         locked_at = self._lockout.since(claimed, address)
         if wait and standing is not None and locked_at is not None and standing.unlocked_at > locked_at:

@@ -15,8 +15,9 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_TEXT = 100_000
 """Characters of text in one sign of life."""
-_NAME = r"^[A-Za-z0-9._:@/+-]{1,128}$"
-WorkerId = Annotated[str, Path(max_length=128, pattern=_NAME)]
+NAME = r"^[A-Za-z0-9._:@/+-]{1,128}$"
+"""Of workers, and of processes of theirs."""
+WorkerId = Annotated[str, Path(max_length=128, pattern=NAME)]
 
 
 class _Word(BaseModel):
@@ -25,7 +26,7 @@ class _Word(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fence: int = Field(ge=1, le=2**31 - 1, description="Number of the claim.")
-    incarnation: str = Field(pattern=_NAME, description="Which process of the worker speaks.")
+    incarnation: str = Field(pattern=NAME, description="Which process of the worker speaks.")
 
 
 class ProgressBody(_Word):

@@ -118,6 +118,12 @@ class TestHeartbeats:
     async def test_what_makes_no_sense(self, donor: Donor, change: dict):
         assert code(await donor.beat(**change)) == (422, "invalid_request")
 
+    async def test_numbers_that_json_does_not_have(self, donor: Donor):
+        body = b'{"status": "online", "incarnation": "i", "gpu_info": {"temperature": NaN}}'
+        headers = donor.signed("POST", f"{donor.path}/heartbeat", body) | {"Content-Type": "application/json"}
+        answer = await donor.client.post(f"{donor.path}/heartbeat", content=body, headers=headers)
+        assert code(answer)[0] in (400, 422)
+
     async def test_commands_until_they_are_obeyed(self, jobs, donor: Donor):
         await donor.beat()
         told = await jobs.post(f"/api/v1/admin/workers/{donor.id}/drain")
@@ -249,6 +255,15 @@ class TestWork:
         answer = await jobs.post(f"{donor.path}/{door}", json=words, headers=unsigned)
         assert code(answer) == (401, "invalid_signature")
         assert code(await donor.say(door, words)) == (401, "invalid_attempt_token")
+
+
+@pytest.mark.parametrize("id_", ["%00", "%FF", "a%20b", "x" * 5000, "%E2%82%AC", "..%2e"])
+async def test_ids_that_can_be_nobodys(service: Service, id_: str):
+    """They never get as far as the database, and are not remembered one by one."""
+    async with service.client() as client:
+        for door in ("heartbeat", "config", "refresh-token"):
+            answer = await client.post(f"/api/v1/workers/{id_}/{door}", headers={"X-Worker-Token": "x"})
+            assert answer.status_code in (401, 404), answer.text
 
 
 async def test_nothing_is_accepted_while_the_store_is_away(service: Service, jobs, donor: Donor, monkeypatch):

@@ -6,7 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,14 @@ async def test_replays_are_refused(service: Service, donor: Donor):
         assert (await request.send()).status_code == 200
         again = await request.send()
         assert (again.status_code, again.json()["code"]) == (401, "replayed")
+
+
+async def test_a_replay_to_another_process_is_refused_too(service: Service, donor: Donor):
+    request = Request(donor)
+    assert (await request.send()).status_code == 200
+    async with service.client() as elsewhere:
+        request.donor = replace(donor, client=elsewhere)
+        assert (await request.send()).json()["code"] == "replayed"
 
 
 async def test_without_nonces_a_replay_would_pass(service: Service, donor: Donor, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from idlegrid.grid.commands import Order
-from idlegrid.grid.store import BadEnrolment, Beat, By, NewWorker, Registration, Store, VersionConflict
+from idlegrid.grid.store import (
+    BadEnrolment,
+    Beat,
+    By,
+    NewWorker,
+    Registration,
+    Store,
+    TooManyWorkers,
+    VersionConflict,
+    credentials,
+)
 
 ME = By("tests", "127.0.0.1")
 NEW = NewWorker(
@@ -84,6 +94,15 @@ class TestEnrolment:
         with pytest.raises(BadEnrolment):
             store.credentials.register(expired, NEW)
         assert store.donors.list() == []
+
+    def test_an_owner_has_so_many_workers_and_no_more(self, store: Store, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(credentials, "MOST_OF_OWNER", 1)
+        first = registered(store, "ada")
+        _, token = store.enrolments.create(3600, "ada", ME)
+        with pytest.raises(TooManyWorkers, match="'ada' has 1 workers"):
+            store.credentials.register(token, NEW)
+        store.donors.block(first.worker_id, ME)
+        assert store.credentials.register(token, NEW).worker_id, "the refusal spent nothing"
 
 
 class TestCredentials:
