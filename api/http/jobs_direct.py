@@ -30,8 +30,9 @@ from .auth import principal
 from .client_address import AddressOf
 from .jobs_bodies import RegionCode
 from .jobs_door import JobDoor
-from .jobs_queue import alive, donor_of
+from .jobs_queue import alive
 from .jobs_stats import Region
+from .known_donors import donor_of
 from .problems import FieldError, Problem, problems, retry_after
 
 FRESH = 1.0
@@ -143,6 +144,7 @@ def placed(record: DonorRecord) -> Donor:
     donor = donor_of(record.worker)
     return replace(
         donor,
+        supported_types=record.worker.facts.supported_types,
         models=record.models or frozenset(),
         gpu_count=record.gpu_count,
         limits=limits_of(record),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ...grid.donors import IDLE, Donor, DonorState, Load
+from ...grid.donors import DonorState
 from ...grid.regions import REGIONS, distance
 from ...grid.store import QueueStats, WorkerRecord
 from ...grid.waiting import Backlog, Capacity, estimate
@@ -157,25 +157,6 @@ def alive(workers: list[WorkerRecord], now: datetime) -> Iterator[WorkerRecord]:
         heard = worker.last_heartbeat
         if worker.facts.status in ("online", "busy") and heard is not None and now - heard < ALIVE:
             yield worker
-
-
-def donor_of(worker: WorkerRecord) -> Donor:
-    """A worker of the store as placement sees it."""
-    facts = worker.facts
-    return Donor(
-        id=facts.id,
-        name=facts.name,
-        region=facts.region or next(iter(REGIONS)),
-        gpu_model=facts.gpu_model,
-        gpu_memory_gb=facts.gpu_memory_gb,
-        supported_types=facts.supported_types,
-        avg_latency_ms=worker.avg_latency_ms,
-    )
-
-
-def load_of(worker: WorkerRecord) -> Load:
-    """What a worker that asks for its jobs does now, as far as it is known."""
-    return Load(running=1) if worker.facts.status == "busy" else IDLE
 
 
 def _pulling(worker: WorkerRecord) -> Hand:

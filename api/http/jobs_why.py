@@ -18,7 +18,8 @@ from .auth import principal
 from .jobs import Intake
 from .jobs_bodies import AttemptDocument, WhyDocument, WorkerOpinion
 from .jobs_door import JobDoor, ask_of
-from .jobs_queue import alive, donor_of, load_of
+from .jobs_queue import alive
+from .known_donors import Usual, donor_of, load_of
 from .oracle import Silent
 from .problems import problems
 
@@ -30,7 +31,7 @@ class Witness:
     """Asks every worker what it would say to a piece of work, however it gets its work."""
 
     def __init__(self, door: JobDoor) -> None:
-        self._door = door
+        self._door, self._usual = door, Usual(door.store)
 
     async def opinions(self, ask: Ask, key: str) -> tuple[list[WorkerOpinion], str | None]:
         """Everybody's, best first, then who refuses; and why those behind the scheduler are missing, if they are."""
@@ -52,7 +53,8 @@ class Witness:
         now = datetime.now(UTC)
         here = alive(await self._door.call(self._door.store.workers.list), now)
         pairs = [(donor_of(worker), load_of(worker)) for worker in here]
-        told = explain(ask, pairs, now, lambda donor_id: lot(key, donor_id, now))
+        timed = await self._door.call(self._usual.timed, ask)
+        told = explain(timed, pairs, now, lambda donor_id: lot(key, donor_id, now))
         return [WorkerOpinion.pulling(*one) for one in told]
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from ...grid import testimony
 from ...grid.capability import mint
-from ...grid.config import Settings
-from ...grid.config.donor import LoadControl
-from ...grid.donors import IDLE, Donor, Limits, Load
+from ...grid.donors import IDLE, Donor, Load
 from ...grid.jobs import JobRecord
 from ...grid.placement import explain
 from ...grid.pulling import Waiting, offers
@@ -26,8 +24,9 @@ from ..logs import logger
 from .client_address import AddressOf
 from .jobs_bodies import WorkerOpinion
 from .jobs_door import JobDoor, ask_of
-from .jobs_queue import alive, donor_of, load_of
+from .jobs_queue import alive
 from .jobs_stats import Region
+from .known_donors import Usual, donor_of, load_of
 from .problems import FieldError, Problem, problems
 from .worker_auth import RegisteredWorker
 from .worker_bodies import AssignmentDocument, WorkerId
@@ -39,8 +38,6 @@ LOOK_AT = 100
 """Waiting jobs that one look offers to a worker."""
 SPOOLED = timedelta(hours=1)
 """For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
-HOURS = ("working_hours_start", "working_hours_end", "schedule")
-"""Load control that is told by the clock of the donor's own time zone."""
 _NOTHING = "Nothing for this worker in that time: ask again."
 
 
@@ -49,6 +46,7 @@ class Counter:
 
     def __init__(self, door: JobDoor) -> None:
         self._store, self._jobs, self._secret = door.store, door.settings.jobs, door.secret
+        self._usual = Usual(door.store)
 
     def greet(self, worker_id: str, region: str | None, types: Iterable[str]) -> Donor:
         """Note that a worker is here and what it takes. Raises Problem 422 when nobody knows what it takes."""
@@ -79,10 +77,7 @@ class Counter:
         return replace(
             donor,
             gpu_count=record.gpu_count,
-            models=record.models or frozenset(),
             supported_types=donor.supported_types & wanted if wanted else donor.supported_types,
-            limits=limits_of(record.config.config),
-            reliability=record.reliability["total"] if record.reliability else donor.reliability,
         )
 
     def look(self, donor: Donor) -> Claim | None:
@@ -94,7 +89,7 @@ class Counter:
         now = datetime.now(UTC)
         here = [(donor_of(row), load_of(row)) for row in alive(self._store.workers.list(), now)]
         others = [pair for pair in here if pair[1] is IDLE]
-        asked = [_waiting(job, now) for job in waiting]
+        asked = [self._waiting(job, now) for job in waiting]
         for offer in offers(asked, donor, IDLE, others, now, lambda job_id: lot(job_id, donor.id, now)):
             if offer.taken:
                 holder, lease = f"pull:{donor.id}", self._jobs.lease
@@ -106,6 +101,10 @@ class Counter:
                     return claimed[0]
         return None
 
+    def _waiting(self, job: JobRecord, now: datetime) -> Waiting:
+        since = job.created_at or now
+        return Waiting(job_id=job.id, ask=self._usual.timed(ask_of(job)), seconds=(now - since).total_seconds())
+
     def give_back(self, claim: Claim) -> None:
         """Who asked is gone: another may have the job at once, not when the lease ends."""
         with suppress(Stale, StoreUnavailable):
@@ -113,7 +112,9 @@ class Counter:
 
     def _testify(self, claim: Claim, asking: Sequence[tuple[Donor, Load]], now: datetime) -> None:
         """Keep what everybody who asks for work says to it, for `why`."""
-        said = explain(ask_of(claim.job), asking, now, lambda donor_id: lot(claim.job.id, donor_id, now))
+        said = explain(
+            self._usual.timed(ask_of(claim.job)), asking, now, lambda donor_id: lot(claim.job.id, donor_id, now)
+        )
         rows = [WorkerOpinion.pulling(*one).model_dump(mode="json") for one in said]
         with suppress(StoreUnavailable):
             placement = Placement(claim.job.id, claim.fence, testimony.told(rows, now, path="pull"))
@@ -177,17 +178,3 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
             await asyncio.sleep(min(left, patience.look))
 
     return router
-
-
-def limits_of(config: Mapping[str, Any]) -> Limits:
-    """The owner's limits in a worker's remote configuration. Without a time zone in it the hours are the worker's own
-    affair: only its machine knows when they are."""
-    control = LoadControl.model_validate(config)
-    if control.time_zone is None:
-        control = control.model_copy(update={**dict.fromkeys(HOURS), "time_zone": "UTC"})
-    return Settings(load_control=control).limits()
-
-
-def _waiting(job: JobRecord, now: datetime) -> Waiting:
-    since = job.created_at or now
-    return Waiting(job_id=job.id, ask=ask_of(job), seconds=(now - since).total_seconds())

@@ -195,3 +195,7 @@ class WorkerRecord:
     """Mean time from begin to completion."""
     reliability: Mapping[str, float] | None = None
     """Its score (``total``) and the four terms, as last counted. None: never."""
+    models: frozenset[str] = frozenset()
+    """Models that it is restricted to. Empty: any of its types."""
+    config: str | None = None
+    """Its remote configuration, as JSON. None: it has none."""

@@ -76,4 +76,6 @@ def worker_record(row: Row) -> WorkerRecord:
         success_rate=row["completed"] / row["ended"] if row["ended"] else None,
         avg_latency_ms=float(row["held_us"]) / 1000 if row["held_us"] is not None else None,
         reliability=json.loads(row["reliability"]) if row["reliability"] else None,
+        models=frozenset(json.loads(row["models"])) if row["models"] else frozenset(),
+        config=row["config"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -12,7 +13,8 @@ from jobs_service import EMBED, WORKER_TOKEN, Service, Worker, claim
 from idlegrid.grid.capability import check
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.pulling import PATIENCE
-from idlegrid.grid.store import WorkerFacts
+from idlegrid.grid.reliability import History
+from idlegrid.grid.store import By, WorkerFacts
 
 pytestmark = pytest.mark.slow
 
@@ -140,3 +142,48 @@ async def test_questions_that_make_no_sense(jobs):
     for query in ({"wait": -1}, {"wait": 61}, {"wait": "nan"}, {"types": "a b"}, {"region": "atlantis"}):
         assert (await ask(jobs, **query)).status_code == 422, query
     assert (await ask(jobs, "a%20b")).status_code == 422
+
+
+def closing_in(minutes: int) -> dict[str, str]:
+    """Load control of a donor whose window closes so soon."""
+    now = datetime.now(UTC)
+    start, end = now - timedelta(hours=1), now + timedelta(minutes=minutes)
+    return {"schedule": f"daily {start:%H:%M}-{end:%H:%M}", "time_zone": "UTC"}
+
+
+def took(service: Service, seconds: float) -> None:
+    """Embeddings took so long lately."""
+    with service.store._database.write() as session:
+        session.run(
+            "INSERT INTO usage (job_id, client_id, type, worker_id, seconds, held_us, at) "
+            "VALUES ('old', 'c', 'embedding', 'w', 1, :us, 1)",
+            {"us": round(seconds * 1e6)},
+        )
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known to take long", "control: of unknown length"])
+async def test_no_job_is_given_that_would_not_end_before_the_window_closes(service: Service, jobs, known):
+    if known:
+        took(service, 1000)
+    service.store.workers.upsert(WorkerFacts(id="p-1", name="p", supported_types=frozenset({"embedding"})))
+    assert service.store.donors.set_config("p-1", closing_in(10), By("tests")) is not None
+    id_ = await submit(jobs)
+    told = (await jobs.get(f"/api/v1/jobs/{id_}/why")).json()
+    assert [row["verdict"] for row in told["workers"]] == ["window_closes" if known else "accepted"]
+    assert (await ask(jobs)).status_code == (204 if known else 200)
+    if known:
+        assert service.store.donors.set_config("p-1", closing_in(30), By("tests")) is not None
+        assert (await ask(jobs)).status_code == 200, "long enough"
+
+
+@pytest.mark.parametrize("scored", [True, False], ids=["scored", "control: no score"])
+async def test_who_is_relied_on_gets_the_job_first(service: Service, jobs, scored):
+    for id_ in ("p-1", "p-2"):
+        service.store.workers.upsert(
+            WorkerFacts(id=id_, name=id_, region="europe-west", supported_types=frozenset({"embedding"}))
+        )
+    past = {"p-1": History(jobs_failed=30, recent_failed=30.0), "p-2": History(jobs_done=30, recent_done=30.0)}
+    service.store.sessions.rate(past if scored else {}, datetime.now(UTC))
+    await submit(jobs)
+    assert (await ask(jobs, "p-1")).status_code == (204 if scored else 200)
+    assert (await ask(jobs, "p-2")).status_code == (200 if scored else 204)
