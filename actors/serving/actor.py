@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ...grid.donors import Donor, Load
 from ...grid.verdicts import Reason
 from ..llm.engine_face import Engine
 from ..llm.resident import lend, take_back
+from ..worker_address import host_of, listener_tls
 from .channel import Address
 from .engines import EngineSpec, make_engine
 from .host import Host
@@ -101,16 +101,16 @@ class EngineActor:
         host = Host(
             partial(make_engine, spec),
             epoch=self._epoch,
-            tls=_tls(worker),
+            tls=listener_tls(worker),
             leaving=partial(_leaving, worker),
             changed=changed,
         )
-        self._thread = HostThread(host, _host_of(worker.address))
+        self._thread = HostThread(host, host_of(worker.address))
         weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
         plugin = worker.plugins.get(_PLUGIN)
         contact = worker.contact_address or worker.address
         return Placed(
-            address=replace(self._thread.address, host=_host_of(contact)),
+            address=replace(self._thread.address, host=host_of(contact)),
             donor_id="" if plugin is None else plugin.donor.id,
             worker=contact,
         )
@@ -120,21 +120,6 @@ class EngineActor:
         if self._thread is not None:
             self._thread.stop_soon()
             self._thread.join()
-
-
-def _host_of(address: str) -> str:
-    """The host that a worker listens on: loopback for one that listens nowhere else."""
-    protocol, _, rest = address.rpartition("://")
-    host = rest.rpartition(":")[0].strip("[]")
-    return host if protocol in ("tcp", "tls") and host else "127.0.0.1"
-
-
-def _tls(worker: Any) -> ssl.SSLContext | None:
-    """A channel is as private as Dask's own connections are."""
-    if not worker.address.startswith("tls://"):
-        return None
-    context: ssl.SSLContext = worker.security.get_listen_args("worker")["ssl_context"]
-    return context
 
 
 def _leaving(worker: Any) -> str:

@@ -45,7 +45,10 @@ UCX = importlib.util.find_spec("distributed_ucxx") is not None
 """Optional: `pip install distributed-ucxx-cu13` (hundreds of megabytes; shared memory does without a GPU)."""
 
 
-@pytest.fixture(params=["inproc", "tcp", "tls", *(["ucx"] if UCX else [])])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tls", *(["ucx"] if UCX else []))]
+
+
+@pytest.fixture(params=["inproc", "tcp", *SLOW])
 def carrier(request):
     """Each transport that a link may have."""
     if request.param == "inproc":

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
 from idlegrid.actors.llm.chain import Chain
 from idlegrid.actors.llm.request import Request, Sampling
 from idlegrid.actors.llm.sampling import SamplingRow
-from idlegrid.actors.llm.sequencer import Accepted, Sequencer, SequencerConfig
+from idlegrid.actors.llm.sequencer import Accepted, Sequencer, SequencerConfig, Step
+from idlegrid.actors.shards.head import ChainBroken
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 LAYERS, VOCAB = 3, 128
@@ -42,8 +43,15 @@ def sequencer(**changes: Any) -> Sequencer:
     return Sequencer(SequencerConfig(**(sizes | changes)))
 
 
-def generate(plans: Sequencer, chain: Chain, asked: Sequence[Request], draw: Random) -> dict[str, list[int]]:
-    """Tokens by request; requests come while others run."""
+def generate(
+    plans: Sequencer,
+    chain: Chain,
+    asked: Sequence[Request],
+    draw: Random,
+    *,
+    broken: Callable[[Step], None] | None = None,
+) -> dict[str, list[int]]:
+    """Tokens by request; requests come while others run. `broken` is to bring a broken chain and its step in order."""
     waiting, texts = list(asked), {request.id: list[int]() for request in asked}
     while waiting or plans.has_work:
         while waiting and (draw.random() < 0.7 or not plans.has_work):
@@ -51,7 +59,13 @@ def generate(plans: Sequencer, chain: Chain, asked: Sequence[Request], draw: Ran
         step = plans.schedule(now=0.0)
         if not step:
             continue
-        sampled = chain.compute(step.plan, [SamplingRow(GREEDY, row.position) for row in step.rows])
+        try:
+            sampled = chain.compute(step.plan, [SamplingRow(GREEDY, row.position) for row in step.rows])
+        except ChainBroken:
+            if broken is None:
+                raise
+            broken(step)
+            continue
         for row, token in zip(step.rows, sampled.ids, strict=True):
             texts[row.id].append(token)
         plans.update(step, [Accepted((token,)) for token in sampled.ids])

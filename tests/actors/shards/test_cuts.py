@@ -11,11 +11,13 @@ from idlegrid.actors.llm.chain import LocalChain
 from idlegrid.actors.llm.stage import Stage
 
 
+pytestmark = pytest.mark.slow
+
+
 def stages(model, cut, dtype):
     return [Stage(model.folder, part, dtype=dtype, num_blocks=BLOCKS, block_size=BLOCK) for part in cut]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 16])
 @pytest.mark.parametrize("cut", list(cuts()), ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,0 +1,179 @@
+"""The head's end of a chain of stages elsewhere: steps go to the first, tokens come back from the last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from ..llm.plan import Plan
+from ..llm.sampling import Sampled, SamplingRow
+from .errors import FrameRefused, LinkLost, LinkRefused
+from .inlet import Inlet
+from .leg import Door, Leg, Pace
+from .link import Link
+from .loop_thread import LoopThread
+from .step_wire import StepFailed, sampled_from_note, step_to_note, to_rows
+
+
+class StepLost(RuntimeError):
+    """A stage could not compute the step; the chain goes on, and the step may be tried again."""
+
+
+class ChainBroken(ConnectionError):
+    """The chain gives no answers any more: it needs a new epoch, with other stages or the same."""
+
+
+class Head:
+    """A chain (see `llm.chain.Chain`) whose stages are elsewhere. Its methods are called from threads.
+
+    Links live on an event loop of its own. Made, then `connect`ed once for each epoch.
+    """
+
+    def __init__(
+        self,
+        chain: bytes,
+        model: bytes,
+        layers: int,
+        *,
+        address: str = "tcp://127.0.0.1:0",
+        listen_tls: ssl.SSLContext | None = None,
+        connect_tls: ssl.SSLContext | None = None,
+        pace: Pace | None = None,
+        deadline: float = 30.0,
+    ) -> None:
+        """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take. Raises OSError."""
+        self.chain, self.model, self.layers, self.deadline = chain, model, layers, deadline
+        self.epoch = 0
+        self._tls, self._pace = connect_tls, pace or Pace()
+        self._link: Link | None = None
+        self._why = "the chain is not connected"
+        self._next = 0
+        self._pending: dict[int, asyncio.Future[Sampled]] = {}
+        self._sending = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._thread = LoopThread("idlegrid-head")
+        try:
+            self._inlet = self._thread.run(self._open(address, listen_tls)).result()
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    @property
+    def door(self) -> Door:
+        """Where the last stage sends tokens."""
+        return self._inlet.door
+
+    def admit(self, epoch: int) -> None:
+        """Begin an epoch: what is under way in an earlier one is lost. The last stage may connect from now on.
+
+        Raises ValueError for an epoch that is over.
+        """
+        self._thread.run(self._admit(epoch)).result()
+
+    def connect(self, first: Door) -> None:
+        """Connect to the first stage of this epoch, when all stages have taken their seats.
+
+        Raises LinkLost and LinkRefused.
+        """
+        self._thread.run(self._connect(first)).result()
+
+    def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
+        """See `llm.chain.Chain`. Raises StepLost and ChainBroken."""
+        return self.submit(plan, rows).result()
+
+    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+        """Send a step on its way: as `compute`, but several may be under way. They are computed in their order."""
+        try:
+            return self._thread.run(self._step(plan.step, step_to_note(plan, to_rows(rows), ids=True)))
+        except RuntimeError:
+            raise ChainBroken(self._why) from None
+
+    def close(self) -> None:
+        """Close; what is under way is lost. Idempotent."""
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            self._thread.run(self._close()).result()
+        self._thread.stop()
+        self._thread.join()
+
+    # ---- on the loop
+
+    async def _open(self, address: str, tls: ssl.SSLContext | None) -> Inlet:
+        inlet = await Inlet.open(address, tls=tls, pace=self._pace)
+        self._tasks.append(asyncio.create_task(self._receive(inlet), name="idlegrid-head"))
+        return inlet
+
+    async def _admit(self, epoch: int) -> None:
+        if epoch <= self.epoch:
+            raise ValueError(f"the chain is in epoch {self.epoch}; {epoch} is none after it")
+        await self._break(f"epoch {epoch} began")
+        self.epoch = epoch
+        self._inlet.admit(self.chain, epoch=epoch, entry=self.layers, model=self.model)
+
+    async def _connect(self, first: Door) -> None:
+        leg = Leg(chain=self.chain, epoch=self.epoch, model=self.model)
+        self._link = link = await Link.open(first, leg, tls=self._tls, pace=self._pace)
+        self._next = 0
+        self._tasks = [task for task in self._tasks if not task.done()]
+        self._tasks.append(asyncio.create_task(self._watch(link), name="idlegrid-head-watch"))
+
+    async def _watch(self, link: Link) -> None:
+        why = await link.over()
+        if self._link is link:
+            await self._break(str(why))
+
+    async def _break(self, why: str) -> None:
+        """Everything under way is lost, and nothing more can be sent before the next epoch."""
+        link, self._link, self._why = self._link, None, why
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_exception(ChainBroken(why))
+        if link is not None:
+            await link.close()
+
+    async def _step(self, step: int, note: bytes) -> Sampled:
+        link = self._link
+        if link is None:
+            raise ChainBroken(self._why)
+        position, self._next = self._next, self._next + 1
+        answer: asyncio.Future[Sampled] = asyncio.get_running_loop().create_future()
+        self._pending[position] = answer
+        try:
+            async with asyncio.timeout(self.deadline):
+                async with self._sending:  # in the order of positions: locks are fair
+                    await link.send(position, note=note, within=self.deadline)
+                return await answer
+        except (LinkLost, LinkRefused, TimeoutError) as error:
+            why = str(error) or f"no answer to step {step} came within {self.deadline:g} s"
+            if self._link is link:
+                await self._break(why)
+            raise ChainBroken(why) from None
+        finally:
+            if self._pending.get(position) is answer:
+                del self._pending[position]
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # nobody else will look at it
+
+    async def _receive(self, inlet: Inlet) -> None:
+        while True:
+            frame = await inlet.receive()
+            answer = self._pending.get(frame.step)
+            if answer is None or answer.done() or frame.epoch != self.epoch:
+                continue
+            try:
+                said = sampled_from_note(frame.note)
+            except FrameRefused as error:
+                said = StepFailed(str(error))
+            if isinstance(said, StepFailed):
+                answer.set_exception(StepLost(said.why))
+            else:
+                answer.set_result(said)
+
+    async def _close(self) -> None:
+        await self._break("the chain was closed")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._inlet.close()

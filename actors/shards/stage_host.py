@@ -1,0 +1,154 @@
+"""A stage and its two links: steps come in, are computed in a thread of their own, and go on to the next stage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from ..llm.sampling import sample
+from ..llm.stage import Stage
+from .codecs import Packed, pack, unpack
+from .errors import FrameRefused
+from .frame import Codec, Dtype, Frame
+from .inlet import Inlet
+from .leg import Door, Leg, Pace
+from .link import Link
+from .step_wire import StepFailed, failed_to_note, rows_from, sampled_to_note, step_from_note, step_to_note
+
+logger = logging.getLogger(__name__)
+
+NOTHING = Packed(Dtype.NONE, Codec.RAW, (), b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A stage's place in a chain."""
+
+    chain: bytes
+    """16 bytes, those of a UUID."""
+    epoch: int
+    next: Door
+    """Where its answers go: the next stage, or the head."""
+    codec: Codec = Codec.RAW
+    """How hidden states travel from here. The last stage sends tokens."""
+
+
+class StageHost:
+    """Serves one chain at a time: the pages are those of its sequencer. Belongs to the event loop that starts it."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        model: bytes,
+        *,
+        listen_tls: ssl.SSLContext | None = None,
+        connect_tls: ssl.SSLContext | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """`model`: 8 bytes that name the weights."""
+        self.stage, self.model = stage, model
+        self.computed = 0
+        """Steps."""
+        self._listen_tls, self._connect_tls, self._pace = listen_tls, connect_tls, pace or Pace()
+        self._inlet: Inlet | None = None
+        self._link: Link | None = None
+        self._seat: Seat | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="idlegrid-stage")
+
+    async def start(self, address: str = "tcp://127.0.0.1:0") -> Door:
+        """Listen. Raises OSError."""
+        self._inlet = await Inlet.open(address, tls=self._listen_tls, pace=self._pace)
+        self._task = asyncio.create_task(self._serve(self._inlet), name="idlegrid-stage")
+        return self._inlet.door
+
+    async def join(self, seat: Seat) -> None:
+        """Take a seat: connect to the next stage and let the chain in, from step 0 of its epoch on.
+
+        A chain that was served before, or an earlier epoch, is over. Raises LinkLost, LinkRefused, and ValueError for
+        an epoch that is over.
+        """
+        if self._inlet is None:
+            raise RuntimeError("the stage was not started")
+        if self._seat is not None and seat.chain == self._seat.chain and seat.epoch <= self._seat.epoch:
+            raise ValueError(f"the chain is in epoch {self._seat.epoch} here, not in {seat.epoch}")
+        layers = self.stage.layers
+        leg = Leg(chain=seat.chain, epoch=seat.epoch, model=self.model, layers=layers)
+        link = await Link.open(seat.next, leg, tls=self._connect_tls, pace=self._pace)
+        await self.leave(keep=seat.chain)
+        self._seat, self._link = seat, link
+        self._inlet.admit(seat.chain, epoch=seat.epoch, entry=layers.start, model=self.model)
+
+    async def leave(self, keep: bytes | None = None) -> None:
+        """Serve no chain any more; but do not forget the epoch of `keep`. Idempotent."""
+        seat, link = self._seat, self._link
+        self._seat = self._link = None
+        if seat is not None and seat.chain != keep and self._inlet is not None:
+            self._inlet.forget(seat.chain)
+        if link is not None:
+            await link.close()
+
+    async def close(self) -> None:
+        """End everything."""
+        await self.leave()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._inlet is not None:
+            await self._inlet.close()
+        self._thread.shutdown(wait=False)
+
+    async def _serve(self, inlet: Inlet) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            frame = await inlet.receive()
+            seat, link = self._seat, self._link
+            if seat is None or link is None or (frame.chain, frame.epoch) != (seat.chain, seat.epoch):
+                continue
+            note, packed = await loop.run_in_executor(self._thread, self._compute, frame, seat.codec)
+            try:
+                await link.send(
+                    frame.step,
+                    note=note,
+                    dtype=packed.dtype,
+                    codec=packed.codec,
+                    shape=packed.shape,
+                    body=packed.body,
+                    within=self._pace.patience,
+                )
+            except (OSError, TimeoutError, ValueError) as error:
+                # a chain with a gap can't go on: the head misses its answer and opens a new epoch
+                logger.warning("chain %s, epoch %d ends here: %s", seat.chain.hex(), seat.epoch, error)
+                if self._link is link:
+                    await self.leave(keep=seat.chain)
+
+    def _compute(self, frame: Frame, codec: Codec) -> tuple[bytes, Packed]:
+        """What is to be sent on: whatever goes wrong, the head hears of it."""
+        try:
+            return self._forward(frame, codec)
+        except Exception as error:  # the step is lost, the chain goes on
+            layers = self.stage.layers
+            logger.exception("layers %d to %d failed", layers.start, layers.stop - 1)
+            why = f"layers {layers.start} to {layers.stop - 1}: {type(error).__name__}: {error}"
+            return failed_to_note(why), NOTHING
+
+    def _forward(self, frame: Frame, codec: Codec) -> tuple[bytes, Packed]:
+        stage = self.stage
+        x: torch.Tensor | None = None
+        if not stage.first and frame.dtype is not Dtype.NONE:
+            x = unpack(frame)
+        said = step_from_note(frame.note, None if stage.first else len(x) if x is not None and x.dim() else 0)
+        if isinstance(said, StepFailed):
+            return failed_to_note(said.why), NOTHING
+        if stage.last and len(rows := rows_from(said.rows)) != said.plan.logits:
+            raise FrameRefused(f"{len(rows)} rows came for {said.plan.logits} rows of logits")
+        y = stage.forward(said.plan, x)
+        self.computed += 1
+        if stage.last:
+            return sampled_to_note(sample(y, rows)), NOTHING
+        return step_to_note(said.plan, said.rows, ids=False), pack(y, codec)
