@@ -151,7 +151,10 @@ class Donors:
                 if stay is None or region == stay:
                     times = factor(nearness(ask.region, region), busy=busy, loaded=loaded)
                     number = next(self._serial)
-                    yield _Walk(shelf, times, ask, loaded=loaded, number=number, at=self._settled_at)
+                    if ask.seconds:
+                        yield _TimedWalk(shelf, times, ask, loaded=loaded, number=number, at=self._settled_at)
+                    else:
+                        yield _Walk(shelf, times, ask, loaded=loaded, number=number)
 
     def settle(self, now: datetime) -> None:
         """Bring the lists up to `now`: what was put or loaded since, and what time has opened and shut."""
@@ -240,9 +243,9 @@ class Donors:
 class _Walk:
     """A way down one shelf, past the donors that can't take the ask."""
 
-    __slots__ = ("_at", "_excluded", "_factor", "_gb", "_model", "_number", "_seconds", "_shelf", "position")
+    __slots__ = ("_excluded", "_factor", "_gb", "_model", "_number", "_shelf", "position")
 
-    def __init__(self, shelf: _Shelf, times: float, ask: Ask, *, loaded: bool, number: int, at: float) -> None:
+    def __init__(self, shelf: _Shelf, times: float, ask: Ask, *, loaded: bool, number: int) -> None:
         self._shelf = shelf
         self._factor = times
         self._excluded = ask.excluded
@@ -250,29 +253,39 @@ class _Walk:
         self._model = None if loaded else ask.model
         self._gb = 0.0 if loaded else ask.gpu_memory_gb
         self._number = number
-        self._seconds = ask.seconds
-        self._at = at
         self.position = 0
 
     def head(self) -> _Head | None:
         """The donor at or after `position` that is next on this shelf. None: the shelf is done."""
-        shelf, gb, model, excluded, seconds = self._shelf, self._gb, self._model, self._excluded, self._seconds
+        shelf, gb, model, excluded = self._shelf, self._gb, self._model, self._excluded
         for position in range(self.position, len(shelf)):
             loss, latency, memory, id_, entry = shelf[position]
             if gb > 0 and gb > entry.free_gb:
                 continue
             if (model is not None and model in entry.load.loaded) or id_ in excluded:
                 continue
-            if seconds and entry.hours is not None and self._shuts_too_soon(entry):
-                continue
             self.position = position
             return -score(-loss, self._factor), latency, memory, id_, self._number, entry, self
         return None
 
+
+class _TimedWalk(_Walk):
+    """A walk for an ask of known length: past the donors, too, whose window ends before it would."""
+
+    __slots__ = ("_at", "_seconds")
+
+    def __init__(self, shelf: _Shelf, times: float, ask: Ask, *, loaded: bool, number: int, at: float) -> None:
+        super().__init__(shelf, times, ask, loaded=loaded, number=number)
+        self._seconds, self._at = ask.seconds, at
+
+    def head(self) -> _Head | None:
+        while (found := super().head()) is not None and self._shuts_too_soon(found[-2]):
+            self.position += 1
+        return found
+
     def _shuts_too_soon(self, entry: _Entry) -> bool:
-        """Whether such work would not end before the donor's window does; in doubt the rule itself decides."""
-        assert entry.hours is not None
-        return entry.hours[1] - self._at < self._seconds * entry.donor.pace - _DOUBT
+        """In doubt the rule itself decides."""
+        return entry.hours is not None and entry.hours[1] - self._at < self._seconds * entry.donor.pace - _DOUBT
 
 
 _Head = tuple[float, float, float, str, int, _Entry, _Walk]
