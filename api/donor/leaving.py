@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def remove(found: Iterable[Leftover]) -> Iterator[tuple[Leftover, str | None]]:
         try:
             if one.path.is_dir() and not one.path.is_symlink():
                 shutil.rmtree(one.path)
+                if one.what == WRAPPED and one.path.parent.name == "gpu-worker":
+                    with suppress(OSError):  # not empty
+                        one.path.parent.rmdir()
             else:
                 one.path.unlink(missing_ok=True)
         except OSError as error:

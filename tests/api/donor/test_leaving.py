@@ -125,15 +125,15 @@ def test_models_stay_unless_they_are_asked_for(place, tmp_path):
 
 
 def test_only_a_folder_that_the_wrapper_stamped_is_its_environment(place, tmp_path):
-    folder = tmp_path / "npx"
-    folder.mkdir()
+    folder = tmp_path / "gpu-worker" / "npx"
+    folder.mkdir(parents=True)
     (folder / "precious").write_text("x")
     environ = {WRAPPER: str(folder)}
     assert leftovers(place, environ) == []
     (folder / STAMP).write_text(json.dumps({"made_by": "npx gpu-worker"}))
     assert [one.what for one in leftovers(place, environ)] == [WRAPPED]
     assert clean(place, environ) == []
-    assert not folder.exists()
+    assert not folder.parent.exists()
 
 
 def test_what_can_not_be_removed_is_told(place, monkeypatch):
