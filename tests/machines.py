@@ -51,6 +51,7 @@ class Machines:
             "IDLEGRID_SCHEDULER_PORT": "0",
             "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
             "GPU_HEARTBEAT_INTERVAL": "1",
+            "GPU_SUPPORTED_TYPES": trial.NAME,  # no engine is loaded at each of the many starts
         }
 
     def run(self, name: str, *words: object, **variables: str) -> subprocess.Popen[bytes]:

@@ -31,6 +31,8 @@ class Facts:
     paused_until: datetime | None = None
     guarded: str | None = None
     """Why the machine is not free for work now: battery, heat, its owner, another program. None: it is."""
+    held: str | None = None
+    """Why nothing new may begin, though what runs may end. None: it may begin."""
     closed: bool = False
     """Outside the owner's hours."""
     opens_at: datetime | None = None
@@ -73,10 +75,13 @@ def judged(facts: Facts) -> tuple[AgentState, str]:
         return AgentState.DRAINING, f"{facts.draining}: {_jobs(facts.running)} to finish, nothing new is taken"
     if facts.running:
         told = f"; {facts.away}, what runs goes on" if facts.away else ""
+        told += f"; nothing new begins: {facts.held}" if facts.held else ""
         return AgentState.BUSY, f"works on {_jobs(facts.running)}{told}"
     if facts.closed:
         opens = f", they begin {clock.words(facts.opens_at)}" if facts.opens_at else ""
         return AgentState.PAUSED, f"outside your hours{opens}"
+    if facts.held is not None:
+        return AgentState.PAUSED, facts.held
     if facts.away is not None:
         return AgentState.OFFLINE, f"{facts.away}; tries again by itself"
     if not facts.ready:

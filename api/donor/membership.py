@@ -22,6 +22,8 @@ from .orders import VARIABLE as ORDERS
 from .remote import in_force
 from .server import Service
 from .state import Home, Kept
+from .warming import VARIABLE as WARM
+from .warming import models_to_warm, to_variable
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class Membership:
         self.file = options.config or home.config
         self.loaded = self._load()
         self.kept = Kept.load(home.state)
+        self.settings = in_force(self.loaded, self.kept.remote)
+        """The settings that are in force."""
         self._signer = Signer(home.credentials)
         self._id = self._signer.credentials.worker_id
         _choose_gpu(self.settings)
@@ -63,11 +67,6 @@ class Membership:
         return self._id
 
     @property
-    def settings(self) -> Settings:
-        """The settings that are in force."""
-        return in_force(self.loaded, self.kept.remote)
-
-    @property
     def scheduler(self) -> str | None:
         """Address of the Dask scheduler. None: the grid told none."""
         return self.options.scheduler or self.kept.scheduler_address
@@ -80,10 +79,13 @@ class Membership:
     def reload(self) -> None:
         """Read the configuration anew. Raises ConfigError."""
         self.loaded = self._load()
+        self.settings = in_force(self.loaded, self.kept.remote)
 
     def keep(self, **changes: Any) -> None:
         """Change what outlives a restart."""
         self.kept = replace(self.kept, **changes)
+        if "remote" in changes:
+            self.settings = in_force(self.loaded, self.kept.remote)
         try:
             self.kept.save(self.home.state)
         except OSError as error:
@@ -96,17 +98,17 @@ class Membership:
 
     def part(self, tell: Callable[[str], None]) -> Part:
         """The worker process."""
+        donor = self.donor()
         environment = settings_environment(self.loaded) | {
             CREDENTIALS: str(self.home.credentials),
             ORDERS: str(self.home.orders_socket),
+            WARM: to_variable(models_to_warm(self.settings, donor)),
         }
         patience, address = self.options.drain_timeout, self.scheduler
         if self.kept.pull or address is None:
             urls = [self.credentials.server.rstrip("/")]
-            return puller_part(urls, self.donor(), drain_timeout=patience, environment=environment, tell=tell)
-        return worker_part(
-            address, self.donor(), drain_timeout=patience, environment=environment, quiet=False, tell=tell
-        )
+            return puller_part(urls, donor, drain_timeout=patience, environment=environment, tell=tell)
+        return worker_part(address, donor, drain_timeout=patience, environment=environment, quiet=False, tell=tell)
 
     def _load(self) -> Loaded:
         return load_settings(self.file if self.file.is_file() else None)

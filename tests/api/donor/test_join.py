@@ -13,6 +13,8 @@ import psutil
 import pytest
 from machines import DEADLINE, HERE, Agent, Machines, until
 
+from idlegrid.api.donor.control import Control
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 

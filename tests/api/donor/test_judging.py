@@ -23,6 +23,8 @@ FREE = Facts(now=NOW, time_zone="Europe/Berlin", ready=True)
         ({"running": 2}, Want.WORK, AgentState.BUSY, "works on 2 jobs"),
         ({"paused": True}, Want.STOP, AgentState.PAUSED, "until you say `resume`"),
         ({"guarded": "on battery"}, Want.STOP, AgentState.PAUSED, "on battery"),
+        ({"held": "too warm"}, Want.WORK, AgentState.PAUSED, "too warm"),
+        ({"held": "too warm", "running": 1}, Want.WORK, AgentState.BUSY, "nothing new begins: too warm"),
         ({"closed": True}, Want.FINISH, AgentState.PAUSED, "outside your hours"),
         ({"closed": True, "running": 1}, Want.FINISH, AgentState.BUSY, "works on 1 job"),
         ({"leaving": "told"}, Want.FINISH, AgentState.DRAINING, "finishes nothing, then leaves"),
