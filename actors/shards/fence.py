@@ -20,7 +20,7 @@ class Judgement(StrEnum):
 
 @dataclass(slots=True)
 class Fence:
-    """Of one chain, at one of its stages. What `judge` doesn't take changes nothing."""
+    """Of one chain, at one of its stages. Only `open` and `take` change anything."""
 
     epoch: int
     expected: int = 0
@@ -37,12 +37,15 @@ class Fence:
         return True
 
     def judge(self, epoch: int, step: int) -> Judgement:
-        """What to make of a frame; one that is to be taken moves `expected` on."""
+        """What to make of a frame."""
         if epoch < self.epoch:
             return Judgement.STALE
         if epoch > self.epoch or step > self.expected:
             return Judgement.GAP
         if step < self.expected:
             return Judgement.DUPLICATE
-        self.expected += 1
         return Judgement.TAKE
+
+    def take(self) -> None:
+        """The step that was expected has been taken."""
+        self.expected += 1

@@ -88,6 +88,8 @@ class Limits:
     """Bytes."""
     body: int = 64 * 2**20
     """Bytes: a chunk of 4,096 tokens of a model of 8,192 in bfloat16."""
+    waiting: int = 256 * 2**20
+    """Bytes of one chain's steps that are under way or wait to be taken; one step may, however large it is."""
 
 
 class Frame(NamedTuple):

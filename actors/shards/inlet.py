@@ -39,6 +39,10 @@ class _Chain:
     """Steps before this one were taken."""
     told: int = 0
     """What the sender knows of that."""
+    waiting: int = 0
+    """Bytes of steps that came and were not taken."""
+    untold: int = 0
+    """Bytes that were taken since the sender was told."""
     peer: _Peer | None = None
     dropped: dict[Judgement, int] = field(default_factory=lambda: dict.fromkeys(Judgement, 0))
 
@@ -139,8 +143,10 @@ class Inlet:
             chain = self._chains.get(frame.chain)
             if chain is None or frame.epoch != chain.fence.epoch:
                 continue  # the chain went on while it waited
-            chain.taken = frame.step + 1
-            if chain.taken - chain.told >= max(1, self.window // 2) and chain.peer is not None:
+            size = len(frame.note) + len(frame.body)
+            chain.taken, chain.waiting, chain.untold = frame.step + 1, chain.waiting - size, chain.untold + size
+            much = chain.taken - chain.told >= max(1, self.window // 2) or 4 * chain.untold >= self.limits.waiting
+            if much and chain.peer is not None:
                 chain.peer.tell_taken(Kind.TAKEN, chain)
             return frame
         return None
@@ -191,11 +197,13 @@ class Inlet:
     def _welcome(self, peer: _Peer, frame: Frame, chain: _Chain) -> None:
         if chain.fence.open(frame.epoch, frame.step):
             chain.taken = chain.told = frame.step
+            chain.waiting = chain.untold = 0
         if chain.peer is not None:
             chain.peer.shut()  # the same sender, on a new connection; or one whose epoch is over
         chain.peer, peer.chain = peer, chain
         peer.wire.attach(peer, self.limits)
-        peer.send(Kind.WELCOME, chain.fence.epoch, chain.fence.expected, to_note({"window": self.window}))
+        room = {"window": self.window, "bytes": self.limits.waiting}
+        peer.send(Kind.WELCOME, chain.fence.epoch, chain.fence.expected, to_note(room))
 
     def data(self, peer: _Peer, chain: _Chain, frame: Frame) -> None:
         """A step came."""
@@ -211,11 +219,19 @@ class Inlet:
         elif judgement is Judgement.GAP:
             raise FrameRefused(f"step {frame.step} of epoch {frame.epoch} came, expected was {chain.fence.expected}")
         elif judgement is Judgement.TAKE:
-            if chain.fence.expected - chain.taken > self.window:
-                raise FrameRefused(f"more than {self.window} steps came before one was taken")
-            self._queue.append(frame)
-            if self._arrival is not None and not self._arrival.done():
-                self._arrival.set_result(None)
+            self._queue_up(chain, frame)
+
+    def _queue_up(self, chain: _Chain, frame: Frame) -> None:
+        size = len(frame.note) + len(frame.body)
+        if chain.fence.expected - chain.taken >= self.window:
+            raise FrameRefused(f"more than {self.window} steps came before one was taken")
+        if chain.waiting and chain.waiting + size > self.limits.waiting:
+            raise FrameRefused(f"more than {self.limits.waiting} bytes came before they were taken")
+        chain.fence.take()
+        chain.waiting += size
+        self._queue.append(frame)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
 
 class _Peer:
@@ -254,7 +270,7 @@ class _Peer:
 
     def tell_taken(self, kind: Kind, chain: _Chain) -> None:
         """How far it is with the chain."""
-        chain.told = chain.taken
+        chain.told, chain.untold = chain.taken, 0
         self.send(kind, chain.fence.epoch, chain.taken)
 
     def refuse(self, why: str, epoch: int) -> None:

@@ -27,7 +27,7 @@ class Link:
 
         steps   0 1 2 3 4 5 6 7 8 9
                 ├ taken ┤ ├ ring ┤ ▲       in the ring: sent, maybe received, not taken by the stage there
-                                   next    ring ≤ window
+                                   next    ring ≤ window, in steps and in bytes
     """
 
     def __init__(self, door: Door, leg: Leg, first: int, tls: ssl.SSLContext | None, pace: Pace) -> None:
@@ -38,8 +38,9 @@ class Link:
         """How often the connection broke."""
         self._door, self._tls, self._pace = door, tls, pace
         self._taken = self._next = first
-        self._window = 0
+        self._window = self._most_bytes = 0
         self._ring: deque[Encoded] = deque()
+        self._ring_bytes = 0
         self._wire: Wire | None = None
         """While it may be written to."""
         self._change = asyncio.Event()
@@ -92,8 +93,9 @@ class Link:
         `body` must not change until the step is taken. Raises LinkTimeout when nothing was taken for `within` seconds
         (the step was not sent), the reason for which the link is lost, and ValueError for a step out of order.
         """
-        if self.lost is not None or self.in_flight >= self._window:
-            await self._room(within)
+        size = len(note) + len(body)
+        if self.lost is not None or self._full(size):
+            await self._room(size, within)
         if step != self._next:
             raise ValueError(f"step {step} was to be sent, but the next of this link is {self._next}")
         leg = self.leg
@@ -115,6 +117,7 @@ class Link:
         if self._wire is not None:
             self._wire.send(encoded)
         self._ring.append(encoded)
+        self._ring_bytes += size
         self._next += 1
 
     async def over(self) -> LinkLost | LinkRefused:
@@ -129,10 +132,14 @@ class Link:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _room(self, within: float) -> None:
+    def _full(self, size: int) -> bool:
+        in_flight = self.in_flight
+        return in_flight >= self._window or (in_flight > 0 and self._ring_bytes + size > self._most_bytes)
+
+    async def _room(self, size: int, within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                while self.lost is None and self.in_flight >= self._window:
+                while self.lost is None and self._full(size):
                     await self._changed()
         except TimeoutError:
             raise LinkTimeout(
@@ -187,11 +194,12 @@ class Link:
 
     def _welcome(self, welcome: Frame, wire: Wire) -> None:
         """Send again what did not arrive, and go on."""
-        note = from_note(welcome.note)
-        window = note.get("window") if isinstance(note, dict) else None
-        if not isinstance(window, int) or window < 1 or not self._taken <= welcome.step <= self._next:
-            raise FrameRefused(f"{self._door.address} expects step {welcome.step}, {note}; the next is {self._next}")
-        self._window = window
+        room = from_note(welcome.note)
+        window, most = (room.get("window"), room.get("bytes")) if isinstance(room, dict) else (None, None)
+        said = isinstance(window, int) and window > 0 and isinstance(most, int)
+        if not said or not self._taken <= welcome.step <= self._next:
+            raise FrameRefused(f"{self._door.address} expects step {welcome.step}, {room}; the next is {self._next}")
+        self._window, self._most_bytes = int(window or 0), int(most or 0)
         for encoded in islice(self._ring, welcome.step - self._taken, None):
             wire.send(encoded)
         self._wire, self._opened = wire, True
@@ -221,7 +229,8 @@ class Link:
         if not self._taken <= step <= self._next:
             raise FrameRefused(f"steps before {step} were taken, of those from {self._taken} to {self._next - 1}")
         for _ in range(step - self._taken):
-            self._ring.popleft()
+            _, note, body = self._ring.popleft()
+            self._ring_bytes -= len(note) + len(body)
         self._taken = step
         self._change.set()
 

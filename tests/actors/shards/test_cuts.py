@@ -10,7 +10,6 @@ from idlegrid.actors.llm import weights
 from idlegrid.actors.llm.chain import LocalChain
 from idlegrid.actors.llm.stage import Stage
 
-
 pytestmark = pytest.mark.slow
 
 

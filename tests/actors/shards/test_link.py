@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import random
 from dataclasses import replace
 
 import pytest
 
 from idlegrid.actors.shards.errors import LinkFenced, LinkLost, LinkRefused, LinkTimeout
 from idlegrid.actors.shards.fence import Judgement
-from idlegrid.actors.shards.frame import Dtype, Frame, Kind, Limits, encode
+from idlegrid.actors.shards.frame import Assembler, Dtype, Frame, Kind, Limits, encode
 from idlegrid.actors.shards.inlet import Inlet
 from idlegrid.actors.shards.leg import Leg, Pace
 from idlegrid.actors.shards.link import Link
@@ -57,7 +58,7 @@ class Stranger:
     """A peer that says what it likes."""
 
     def __init__(self, wire):
-        self.wire, self.said, self.over = wire, [], asyncio.Event()
+        self.wire, self.said, self.answered, self.over = wire, [], asyncio.Event(), asyncio.Event()
         wire.attach(self, Limits())
 
     @classmethod
@@ -66,6 +67,7 @@ class Stranger:
 
     def heard(self, frame):
         self.said.append(frame)
+        self.answered.set()
 
     def lost(self, why):
         self.over.set()
@@ -105,6 +107,112 @@ async def test_a_sender_waits_for_who_receives_and_no_longer_than_it_wants(inlet
         waiting = asyncio.create_task(send(link, 4, 5, 6))
         assert [number(frame) for frame in await receive(inlet, 7)] == list(range(7))
         await asyncio.wait_for(waiting, LATE)
+
+
+async def test_a_sender_waits_for_room_in_bytes_too_but_one_step_may_always_go(carrier):
+    limits = Limits(body=64_000, waiting=40_000)
+    inlet = await Inlet.open(carrier.address, tls=carrier.listener, limits=limits, pace=EAGER)
+    inlet.admit(CHAIN, epoch=1, entry=5, model=MODEL)
+    async with link_to(inlet, carrier) as link:
+        large = {"dtype": Dtype.INT64, "shape": (7000,), "body": bytes(56_000)}
+        await link.send(0, **large, within=LATE)
+        with pytest.raises(LinkTimeout):
+            await send(link, 1, within=SOON)
+        waiting = asyncio.create_task(send(link, 1))
+        assert len((await receive(inlet, 1))[0].body) == 56_000
+        await asyncio.wait_for(waiting, LATE)
+        with pytest.raises(LinkTimeout):
+            await link.send(2, **large, within=SOON)
+        assert number(*await receive(inlet, 1)) == 1
+    await inlet.close()
+
+
+async def test_who_sends_more_than_there_is_room_for_is_cut_off_and_the_rest_stays(carrier):
+    limits = Limits(body=64_000, waiting=40_000)
+    inlet = await Inlet.open(carrier.address, tls=carrier.listener, limits=limits, window=3, pace=EAGER)
+    inlet.admit(CHAIN, epoch=1, entry=5, model=MODEL)
+    for fields, fits in (({}, 3), ({"dtype": Dtype.INT64, "shape": (2000,), "body": bytes(16_000)}, 2)):
+        first = inlet._chains[CHAIN].fence.expected
+        peer = await Stranger.at(inlet, carrier)
+        peer.hello(inlet, step=first)
+        await asyncio.wait_for(peer.answered.wait(), LATE)  # till then it may announce little
+        for step in range(first, first + 4):
+            peer.say(Kind.DATA, step=step, **fields)
+        await peer.ends()
+        assert inlet._chains[CHAIN].fence.expected == first + fits
+        assert [frame.step for frame in await receive(inlet, fits)] == list(range(first, first + fits))
+    await inlet.close()
+
+
+class Disturber:
+    """A proxy that knows frames: it repeats them, sends old ones again, changes their order, and breaks connections."""
+
+    def __init__(self, target, draw):
+        self.target, self.draw, self.old, self.tasks, self.writers = target, draw, [], [], []
+
+    async def start(self):
+        self.server = await asyncio.start_server(self.connected, "127.0.0.1", 0)
+        return f"tcp://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def connected(self, reader, writer):
+        host, port = self.target.removeprefix("tcp://").split(":")
+        there, out = await asyncio.open_connection(host, int(port))
+        self.writers += [writer, out]
+        self.tasks += [
+            asyncio.create_task(self.back(there, writer)),
+            asyncio.create_task(self.forth(reader, out, writer)),
+        ]
+
+    async def back(self, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def forth(self, reader, writer, other):
+        assembler, draw, held = Assembler(Limits()), self.draw, []
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                for frame in assembler.feed(data):
+                    held.append(frame)
+                    if frame.kind is Kind.DATA:
+                        self.old.append(frame)
+                        held += [frame] * draw.choice((0, 0, 1, 2)) + draw.sample(self.old, min(len(self.old), 1))
+                    if draw.random() < 0.2:
+                        held[-2:] = held[:-3:-1]
+                for frame in held:
+                    writer.write(b"".join(encode(frame)))
+                held.clear()
+                if draw.random() < 0.1:
+                    break
+        writer.close()
+        other.close()
+
+    async def stop(self):
+        self.server.close()
+        for task in self.tasks:
+            task.cancel()
+        for writer in self.writers:
+            writer.transport.abort()
+        await asyncio.gather(*self.tasks, *(w.wait_closed() for w in self.writers), return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_repeated_late_and_reordered_frames_change_nothing(seed):
+    inlet = await Inlet.open(window=4, pace=EAGER)
+    inlet.admit(CHAIN, epoch=1, entry=5, model=MODEL)
+    disturber = Disturber(inlet.door.address, random.Random(seed))
+    door = replace(inlet.door, address=await disturber.start())
+    async with asyncio.timeout(LATE):
+        link = await Link.open(door, LEG, pace=EAGER)
+        sending = asyncio.create_task(send(link, *range(150)))
+        assert [number(frame) for frame in await receive(inlet, 150)] == list(range(150))
+        await sending
+    assert inlet.dropped(CHAIN)[Judgement.DUPLICATE] > 20
+    assert link.breaks
+    await link.close()
+    await disturber.stop()
+    await inlet.close()
 
 
 async def test_a_broken_connection_is_made_anew_and_nothing_is_lost_or_doubled(inlet, carrier):
