@@ -1,19 +1,16 @@
-"""Which waiting job a donor that asks for work gets: the policy that pushes work, from the other side."""
+"""Who of those that ask for work gets a waiting job: the policy that pushes work, from the other side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from .acceptance import decide
-from .donors import Donor, Load
+from .donor_index import Donors
 from .jobs import Ask
-from .placement import Draw, rank
-from .verdicts import Verdict
+from .placement import Draw, order, rank
 
 PATIENCE = 2.0
-"""Seconds for which a job waits for a better donor that also asks for work; then the next that asks may have it."""
+"""Seconds for which a job waits for a better donor that will ask again; then the best that asks may have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,39 +24,27 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What one waiting job is to the donor that asks."""
+class Given:
+    """What becomes of one waiting job at this moment."""
 
-    job_id: str
-    verdict: Verdict
-    better: str | None = None
-    """Id of the donor for whom it is kept a moment longer."""
-
-    @property
-    def taken(self) -> bool:
-        return bool(self.verdict) and self.better is None
+    donor_id: str | None = None
+    """Who gets it. None: nobody who asks may have it now."""
+    kept_for: str | None = None
+    """Id of the better donor for whom it is kept a moment longer."""
 
 
-def offers(
-    jobs: Iterable[Waiting],
-    donor: Donor,
-    load: Load,
-    others: Sequence[tuple[Donor, Load]],
-    now: datetime,
-    draw: Draw,
-) -> Iterable[Offer]:
-    """What `donor` may have of `jobs`, which come in the order of the queue. The first `taken` one is its job.
+def give(job: Waiting, asking: Donors, others: Donors, now: datetime, draw: Draw) -> Given:
+    """To whom `job` goes of those that are `asking` at `now` (aware).
 
-    `others` are the donors that ask for work too. `draw` gives the lot of a job (its id) at the asking donor.
+    `others` get work in the same way, and don't ask at this moment: they will again. `draw` gives the lot of the job at
+    a donor that asks.
     """
-    for job in jobs:
-        verdict = decide(job.ask, donor, load, now, draw(job.job_id))
-        better = _better(job, donor, load, others, now) if verdict and job.seconds < PATIENCE else None
-        yield Offer(job.job_id, verdict, better)
-
-
-def _better(job: Waiting, donor: Donor, load: Load, others: Sequence[tuple[Donor, Load]], now: datetime) -> str | None:
-    rivals = [(other, its_load) for other, its_load in others if other.id != donor.id]
+    best = rank(job.ask, asking, now, draw, limit=1)
+    if not best:
+        return Given()
+    taker = best[0].donor_id
     # who already draws lots for other work doesn't keep this from somebody who is here
-    best = rank(job.ask, [(donor, load), *rivals], now, lambda _: 0.0, limit=1)
-    return best[0].donor_id if best and best[0].donor_id != donor.id else None
+    rival = rank(job.ask, others, now, lambda _: 0.0, limit=1) if job.seconds < PATIENCE else []
+    if rival and order(job.ask, *others.get(rival[0].donor_id)) < order(job.ask, *asking.get(taker)):
+        return Given(kept_for=rival[0].donor_id)
+    return Given(donor_id=taker)

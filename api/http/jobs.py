@@ -74,6 +74,7 @@ class Intake:
             raise Problem("idempotency_conflict", detail) from None
         except QueueFull:
             raise Problem("queue_full", f"{most} jobs wait already.", headers=retry_after(30)) from None
+        self._door.took_in()
         log.info("job.accepted", job_id=accepted.job.id, type=new.type, client=new.client_id, new=accepted.created)
         return accepted, place
 

@@ -38,8 +38,8 @@ class Patience:
     """A stream of events; then the client resumes it."""
     heartbeat: float = 15.0
     """Between two signs of life of a stream."""
-    look: float = 0.5
-    """Between two looks at the queue for a worker that asks."""
+    look: float = 0.25
+    """Between two looks at the queue for workers that ask; what this process took in, they hear of at once."""
 
 
 class JobDoor:
@@ -69,10 +69,20 @@ class JobDoor:
         self._locators: tuple[Locator | None, ...] = (NetworkTable(settings.regions.networks), self._geoip)
         self._threads = CapacityLimiter(settings.database.pool_size)
         self._watchers = CapacityLimiter(WATCHERS)
+        self._on_work: list[Callable[[], None]] = []
 
     async def call(self, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A method of the store, in a thread: at most as many at once as it has connections."""
         return await to_thread.run_sync(lambda: what(*args, **kwargs), limiter=self._threads)
+
+    def on_work(self, told: Callable[[], None]) -> None:
+        """Have `told` called, on the loop, whenever this process has taken in a job."""
+        self._on_work.append(told)
+
+    def took_in(self) -> None:
+        """A job waits now."""
+        for told in self._on_work:
+            told()
 
     async def wait_for_event(self, job_id: str, seq: int, timeout: float) -> bool:  # noqa: ASYNC109 - of the store
         """Whether the job has an event after `seq`, within `timeout` seconds."""

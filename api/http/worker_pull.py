@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,8 +18,8 @@ from ...grid import testimony
 from ...grid.capability import mint
 from ...grid.donors import IDLE, Donor, Load
 from ...grid.jobs import JobRecord
-from ...grid.placement import explain
-from ...grid.pulling import Waiting, offers
+from ...grid.placement import Donors, explain
+from ...grid.pulling import Waiting
 from ...grid.store import Claim, Placement, Stale, StoreUnavailable, WorkerFacts
 from ...scheduler_plugins.placer import lot
 from ..logs import logger
@@ -31,11 +33,16 @@ from .problems import FieldError, Problem, problems
 from .worker_auth import RegisteredWorker
 from .worker_bodies import AssignmentDocument, WorkerId
 from .worker_heartbeat import OWN
+from .worker_questions import Board, Questions
 
 log = logger(__name__)
 
 LOOK_AT = 100
 """Waiting jobs that one look offers to a worker."""
+SOONEST = 0.75
+"""Share of the time that a worker would wait after which it may be told that there is nothing."""
+HERE_FRESH = 0.5
+"""Seconds for which it is believed who is here."""
 SPOOLED = timedelta(hours=1)
 """For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
 _NOTHING = "Nothing for this worker in that time: ask again."
@@ -47,6 +54,9 @@ class Counter:
     def __init__(self, door: JobDoor) -> None:
         self._store, self._jobs, self._secret = door.store, door.settings.jobs, door.secret
         self._usual = Usual(door.store)
+        self._looking = Lock()
+        self._here: Sequence[tuple[Donor, Load]] = ()
+        self._good_until = float("-inf")
 
     def greet(self, worker_id: str, region: str | None, types: Iterable[str]) -> Donor:
         """Note that a worker is here and what it takes. Raises Problem 422 when nobody knows what it takes."""
@@ -80,26 +90,34 @@ class Counter:
             supported_types=donor.supported_types & wanted if wanted else donor.supported_types,
         )
 
-    def look(self, donor: Donor) -> Claim | None:
-        """The first waiting job that the policy gives this worker, claimed for it."""
-        types, jobs = donor.supported_types, self._store.jobs
-        waiting = jobs.peek(types=types, limit=LOOK_AT, region=donor.region)
+    def board(self, types: Collection[str], asking: Collection[str]) -> Board:
+        """What waits of these types, and who gets work by asking; `asking`: ids of those that ask now."""
+        waiting = self._store.jobs.peek(types=types, limit=LOOK_AT) if types else []
         if not waiting:
-            return None
+            return Board()
         now = datetime.now(UTC)
-        here = [(donor_of(row), load_of(row)) for row in alive(self._store.workers.list(), now)]
-        others = [pair for pair in here if pair[1] is IDLE]
-        asked = [self._waiting(job, now) for job in waiting]
-        for offer in offers(asked, donor, IDLE, others, now, lambda job_id: lot(job_id, donor.id, now)):
-            if offer.taken:
-                holder, lease = f"pull:{donor.id}", self._jobs.lease
-                claimed = jobs.claim(types=types, limit=1, lease=lease, holder=holder, only=offer.job_id)
-                if claimed:
-                    self._store.workers.heartbeat(donor.id, "busy")
-                    rivals = [pair for pair in here if pair[0].id != donor.id]
-                    self._testify(claimed[0], [(donor, IDLE), *rivals], now)
-                    return claimed[0]
-        return None
+        here, busy = self._everybody(now), set(asking)
+        others = Donors(pair for pair in here if pair[1] is IDLE and pair[0].id not in busy)
+        return Board([self._waiting(job, now) for job in waiting], here, others)
+
+    def claim(self, donor: Donor, job_id: str, board: Board) -> Claim | None:
+        """The job, claimed for this worker; None: somebody else was faster."""
+        claimed = self._store.jobs.claim(
+            types=donor.supported_types, limit=1, lease=self._jobs.lease, holder=f"pull:{donor.id}", only=job_id
+        )
+        if not claimed:
+            return None
+        self._store.workers.heartbeat(donor.id, "busy")
+        rivals = [pair for pair in board.here if pair[0].id != donor.id]
+        self._testify(claimed[0], [(donor, IDLE), *rivals], datetime.now(UTC))
+        return claimed[0]
+
+    def _everybody(self, now: datetime) -> Sequence[tuple[Donor, Load]]:
+        with self._looking:
+            if time.monotonic() > self._good_until:
+                self._here = [(donor_of(row), load_of(row)) for row in alive(self._store.workers.list(), now)]
+                self._good_until = time.monotonic() + HERE_FRESH
+            return self._here
 
     def _waiting(self, job: JobRecord, now: datetime) -> Waiting:
         since = job.created_at or now
@@ -136,10 +154,28 @@ class Counter:
         )
 
 
+class AsyncCounter:
+    """The counter, asked from the event loop: a `worker_questions.Desk`."""
+
+    def __init__(self, counter: Counter, door: JobDoor) -> None:
+        self._counter, self._door = counter, door
+
+    async def board(self, types: Collection[str], asking: Collection[str]) -> Board:
+        return await self._door.call(self._counter.board, types, asking)
+
+    async def claim(self, donor: Donor, job_id: str, board: Board) -> Claim | None:
+        return await self._door.call(self._counter.claim, donor, job_id, board)
+
+    async def give_back(self, claim: Claim) -> None:
+        await self._door.call(self._counter.give_back, claim)
+
+
 def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     """The route, bound to the store."""
     router = APIRouter(prefix="/api/v1/workers", tags=["workers"])
     counter, patience = Counter(door), door.patience
+    questions = Questions(AsyncCounter(counter, door), patience.look)
+    door.on_work(questions.look)
 
     @router.get(
         "/{worker_id}/next-job",
@@ -161,20 +197,40 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
         if not registered:
             where = region or door.region_of(address_of(request.scope))
             donor = await door.call(counter.greet, worker_id, where, takes)
-        ends = time.monotonic() + min(wait, patience.pull)
-        while True:
-            if donor is None and registered:
-                donor = await door.call(counter.known, worker_id, takes)
-            claim = await door.call(counter.look, donor) if donor is not None else None
-            if claim is not None:
-                if await request.is_disconnected():
-                    await door.call(counter.give_back, claim)
-                    return Response(status_code=204)
-                log.info("job.pulled", job_id=claim.job.id, worker=worker_id, fence=claim.fence)
-                return counter.assignment(claim)
+        # workers that asked together, as after a restart of the service, shall not ask together for ever
+        ends = time.monotonic() + min(wait, patience.pull) * random.uniform(SOONEST, 1.0)  # noqa: S311 - no secret
+        while registered and (donor := await door.call(counter.known, worker_id, takes)) is None:
             left = ends - time.monotonic()
             if left <= 0 or await request.is_disconnected():
                 return Response(status_code=204)
             await asyncio.sleep(min(left, patience.look))
+        assert donor is not None
+        claim = await answered(questions, donor, ends - time.monotonic(), request)
+        if claim is None:
+            return Response(status_code=204)
+        log.info("job.pulled", job_id=claim.job.id, worker=worker_id, fence=claim.fence)
+        return counter.assignment(claim)
 
     return router
+
+
+async def answered(questions: Questions, donor: Donor, seconds: float, request: Request) -> Claim | None:
+    """A job for this worker, within so many seconds. None: there was none, or who asked has hung up."""
+    question, taken = questions.ask(donor, seconds), False
+    gone = asyncio.create_task(_hung_up(request))
+    try:
+        await asyncio.wait((question.answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        claim = question.answer.result() if question.answer.done() else None
+        if claim is not None and (gone.done() or await request.is_disconnected()):
+            await questions.desk.give_back(claim)
+            claim = None
+        taken = True
+        return claim
+    finally:
+        gone.cancel()
+        questions.close(question, taken=taken)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
