@@ -89,6 +89,10 @@ class Desk:
             self._give(order.name)
             self._end(one, outcome)
 
+    def refuse(self, order: WorkOrder, why: str) -> Outcome:
+        """Hand an attempt back that is not begun here: another worker may have it at once."""
+        return self._decline(order, HANDED_BACK, why)
+
     def admit(self, name: str, ask: Ask, stop: Callable[[str], None]) -> Verdict:
         """Begin work that is no attempt (direct mode), if the owner's limits allow it; `dismiss` ends it.
 

@@ -24,6 +24,7 @@ RETRY_FIRST, RETRY_MOST = 0.2, 10.0
 """Seconds between two tries while the service is away."""
 CLOSED = 1.0
 """Seconds between two looks at whether the owner's limits allow work again."""
+LEAVES = "this worker leaves"
 CREW_EVERY = 0.2
 """Seconds between two looks at how many jobs may run at the same time."""
 
@@ -47,7 +48,8 @@ class Puller:
     def ask_until(self, stop: threading.Event) -> None:
         """Ask and work until `stop`; a job that runs then is finished. Sets `stop` itself when it is `refused`.
 
-        As many threads ask as jobs may run at the same time, also when that changes.
+        A job that comes after `stop`, in answer to a question of before, is handed back at once. As many threads ask as
+        jobs may run at the same time, also when that changes.
         """
         while not stop.is_set():
             self._hire(stop)
@@ -81,7 +83,9 @@ class Puller:
                 self.refused = error
                 stop.set()
                 return
-            if document is not None:
+            if document is not None and stop.is_set():
+                self._desk.refuse(work_order(document, self._api), LEAVES)
+            elif document is not None:
                 self._do(document)
 
     def _ask(self) -> Mapping[str, Any] | None:

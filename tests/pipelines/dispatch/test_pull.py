@@ -71,3 +71,20 @@ def test_outside_of_its_hours_it_does_not_ask(service, desk):
     stop.set()
     thread.join(60)
     assert "next-job" not in service.asked
+
+
+def test_a_job_that_comes_when_it_leaves_is_handed_back_at_once(service, desk):
+    """Its process would have ended under it, and its lease held it for nobody."""
+    stop = threading.Event()
+
+    class Slow(Doors):
+        def next_job(self, *question):
+            found = super().next_job(*question)
+            stop.set()
+            return found
+
+    desk.doors = Slow(service)
+    job_id = service.store.jobs.accept(NewJob(type="trial", params={})).job.id
+    Puller(donor(), URL, "token", desk).ask_until(stop)
+    assert service.store.jobs.get(job_id).status is JobStatus.QUEUED
+    assert [attempt.outcome for attempt in service.store.jobs.attempts(job_id)] == ["handed_back"]
