@@ -13,13 +13,11 @@ from typing import Annotated
 from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from ...grid import catalogue
-from ...grid.config import Settings
-from ...grid.config.donor import LoadControl
 from ...grid.direct_url import check_direct_url
-from ...grid.donors import Donor, Limits, Load
+from ...grid.donors import Donor, Load
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.jobs import Ask
 from ...grid.placement import rank
@@ -133,33 +131,9 @@ def candidates(records: Collection[DonorRecord], now: datetime, *, private: bool
         if id_ not in here or not record.registered or record.blocked_at is not None or record.direct_url is None:
             continue
         try:
-            yield placed(record), load_of(record), check_direct_url(record.direct_url, private=private)
+            yield donor_of(record.worker), load_of(record), check_direct_url(record.direct_url, private=private)
         except ValueError:  # an address that this grid allows no more
             continue
-
-
-def placed(record: DonorRecord) -> Donor:
-    """A registered worker as placement sees it, with the limits and the score that the grid knows."""
-    score = (record.reliability or {}).get("total")
-    donor = donor_of(record.worker)
-    return replace(
-        donor,
-        supported_types=record.worker.facts.supported_types,
-        models=record.models or frozenset(),
-        gpu_count=record.gpu_count,
-        limits=limits_of(record),
-        reliability=donor.reliability if score is None else min(1.0, max(0.0, float(score))),
-    )
-
-
-def limits_of(record: DonorRecord) -> Limits:
-    """The load control that the grid holds for a worker. What makes no sense limits nothing: the worker judges too."""
-    known = {key: value for key, value in record.config.config.items() if key in LoadControl.model_fields}
-    try:
-        control = LoadControl.model_validate({"time_zone": "UTC"} | known)
-        return Settings(load_control=control).limits()
-    except (ValidationError, ValueError):
-        return Limits()
 
 
 def load_of(record: DonorRecord) -> Load:

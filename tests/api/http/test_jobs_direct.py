@@ -150,9 +150,12 @@ async def test_what_the_grid_holds_of_a_workers_limits_counts(store):
     assert (await ask(Service(store))).json()["worker_id"] == there.id
 
 
-async def test_nonsense_in_a_heartbeat_or_a_configuration_harms_nobody(store):
-    there = donor(store, config={"max_concurrent_jobs": "many", "x": 1}, report={"running": "three"})
-    assert (await ask(Service(store))).json()["worker_id"] == there.id
+async def test_nonsense_in_a_heartbeat_harms_nobody_and_limits_that_nobody_can_read_allow_nothing(store):
+    there = donor(store, report={"running": "three"})
+    donor(store, "b", config={"max_concurrent_jobs": "many"}, region="europe-west", gpu_memory_gb=80, gpu_model="H100")
+    service = Service(store)
+    assert (await ask(service)).json()["worker_id"] == there.id
+    refused(await ask(service, exclude=[there.id]), 503, "direct_workers_busy")
 
 
 async def test_a_type_that_nobody_knows_and_a_query_that_is_none(store):
