@@ -23,16 +23,23 @@ from typing import Any
 
 from ...grid.acceptance import closes_at, is_open, opens_at
 from ...grid.config.fields import mask
+from ...grid.credentials import Signer
+from ...grid.donor_guard import PauseReason
+from ...pipelines.dispatch.doors import Doors
+from ..supervision import Part
 from . import config_file
+from .agreeing import Agreement
 from .face import AgentState, AgentStatus, LogLine
+from .freeing import Freeing
+from .guarding import Guarding
 from .heart import Heart
 from .judging import Facts, judged, wanted
 from .log import LogRing
 from .membership import Membership, Options
 from .orders import OrderDesk, donor_order
-from .remote import own_limits
 from .reports import WorkerReport
-from .server import Away, Heard, Refused, RemoteConfig
+from .sensors import machine_sensors
+from .server import Away, Heard, Refused
 from .state import Home
 from .tally import Tally
 from .work import Workplace
@@ -46,8 +53,8 @@ FREED_WITHIN = 5.0
 """Seconds that an answer to `pause` waits for the device to be free."""
 GOODBYE = 5.0
 """Seconds that the grid has to hear that this machine leaves."""
-LONGEST_REASON, TOLD = 500, 10
-"""Characters, and refusals, that a heartbeat tells."""
+TOLD = 10
+"""Refusals that a heartbeat tells."""
 NO_SCHEDULER = "the grid told no Dask scheduler: restart with --pull"
 
 
@@ -59,8 +66,16 @@ class Agent:
         self.home, self._ring = home, ring
         self.member = Membership(home, options)
         self._service = self.member.service()
+        self._agreement = Agreement(self._service, self.member, self._apply)
         self._desk = OrderDesk(home.orders_socket)
-        self._work = Workplace(lambda: self.member.part(worker_log.info), self._give_back)
+        self._freeing = Freeing(self._desk, self.member.id, self._doors, self._address)
+        self._rest: asyncio.Task[bool] | None = None
+        """Tells what the last worker process left."""
+        self._guard = Guarding(
+            machine_sensors(self.member.settings.gpu.device_id), lambda: self.member.settings.limits(), self._decide
+        )
+        self._work = Workplace(self._part, self._freeing.give_back)
+        self._work.ended.append(self._process_ended)
         self._heart = Heart(
             self._service,
             home.credentials,
@@ -74,7 +89,7 @@ class Agent:
         self._leaving: str | None = None
         self._draining: str | None = None
         self._stopping = False
-        self._guarded: str | None = None
+        self._held: str | None = None
         self._told: tuple[AgentState, datetime] = (AgentState.STARTING, datetime.now(UTC))
         self._news = AgentState.STARTING
         self._going = asyncio.Event()
@@ -87,13 +102,14 @@ class Agent:
             await stack.enter_async_context(self._service)
             await stack.enter_async_context(self._desk)
             self._desk.on_report(self._report)
-            await self._fetch_config_patiently()
+            await self._agreement.begin()
             await self._desk.say(donor_order(self.member.donor()))
+            await self._guard.look()
             self._decide()
             logger.info(
                 "%s works for %s as %s", self.member.donor().name, mask(self.member.credentials.server), self.member.id
             )
-            loops = (self._work.run(), self._heart.run(), self._watch())
+            loops = (self._work.run(), self._heart.run(), self._guard.run(), self._watch())
             tasks = [asyncio.create_task(one) for one in loops]
             left = asyncio.create_task(self._left())
             try:
@@ -123,6 +139,9 @@ class Agent:
         await self._work.vacant()
 
     async def _goodbye(self) -> None:
+        if self._rest is not None:
+            await asyncio.wait([self._rest], timeout=GOODBYE)
+            self._freeing.make_way()
         with contextlib.suppress(Away, Refused, TimeoutError, OSError):
             async with asyncio.timeout(GOODBYE):
                 await self._service.offline(self.member.id)
@@ -137,6 +156,7 @@ class Agent:
                 self.member.keep(paused=False, paused_until=None)
                 self._heart.beat_now()
             self._decide()
+            await self._hold()
             self._tell_news()
             await asyncio.sleep(LOOK_EVERY)
 
@@ -178,7 +198,7 @@ class Agent:
             jobs_last_hour=self._tally.last_hour(facts.now),
             limits=settings.load_control.model_dump() | {"time_zone": limits.time_zone},
             config_version=self.member.kept.config_version,
-            gpu=None,
+            gpu=self._guard.gpu_now(donor.gpu_model),
             pid=os.getpid(),
         )
 
@@ -225,10 +245,7 @@ class Agent:
     # -- what the grid wants
 
     async def _heard(self, heard: Heard) -> None:
-        if heard.config_changed or heard.config_version not in (0, self.member.kept.config_version):
-            await self._fetch_config()
-        if own_limits(self.member.loaded) != self.member.kept.pushed:
-            await self._push_config()
+        await self._agreement.keep(changed=heard.config_changed, version=heard.config_version)
         for command in heard.commands:
             await self._obey(command)
         self._decide()
@@ -255,37 +272,6 @@ class Agent:
             case _:
                 logger.warning("this version does not know what %r means", command)
 
-    async def _fetch_config_patiently(self) -> None:
-        """At the start; a grid that is away is worked for as it was last."""
-        try:
-            await self._fetch_config()
-        except (Away, Refused) as error:
-            logger.warning("the grid's configuration of this machine could not be fetched: %s", error)
-
-    async def _fetch_config(self) -> None:
-        found = await self._service.config(self.member.id)
-        if found.version != self.member.kept.config_version or found.config != self.member.kept.remote:
-            logger.info("version %d of the grid's configuration is in force", found.version)
-            self.member.keep(config_version=found.version, remote=found.config)
-            await self._apply()
-
-    async def _push_config(self) -> None:
-        """Tell the grid what the owner set. Somebody else's change in between is kept where the owner says nothing."""
-        own = own_limits(self.member.loaded)
-        known = RemoteConfig(version=self.member.kept.config_version, config=self.member.kept.remote | _json(own))
-        try:
-            held = await self._service.put_config(self.member.id, known)
-        except Refused as error:
-            if error.status != 412:
-                logger.warning("the grid does not take this machine's limits, which hold all the same: %s", error)
-                self.member.keep(pushed=own)
-                return
-            await self._fetch_config()
-            again = RemoteConfig(version=self.member.kept.config_version, config=self.member.kept.remote | _json(own))
-            held = await self._service.put_config(self.member.id, again)
-        self.member.keep(pushed=own, config_version=held.version, remote=held.config)
-        await self._apply()
-
     # -- what follows from it
 
     async def _apply(self) -> None:
@@ -306,7 +292,8 @@ class Agent:
             stopping=self._stopping,
             paused=self.member.kept.paused,
             paused_until=self.member.kept.paused_until,
-            guarded=self._guarded,
+            guarded=self._guard.blocked,
+            held=self._guard.held,
             closed=is_closed,
             opens_at=opens_at(limits, now) if is_closed else None,
             away=self._heart.away,
@@ -318,9 +305,24 @@ class Agent:
         if want is not self._work.wanted:
             self._work.want(want, why)
 
-    async def _give_back(self, why: str) -> None:
-        if not await self._desk.hand_back(why):
-            logger.warning("the worker process did not hand back in time and is killed")
+    async def _hold(self) -> None:
+        """Have the worker process take nothing new while the machine asks for that, and go on afterwards."""
+        if (held := self._guard.held) != self._held:
+            self._held = held
+            await self._desk.say({"order": "pause" if held else "resume"})
+
+    def _part(self) -> Part:
+        self._freeing.make_way()
+        return self.member.part(worker_log.info)
+
+    def _process_ended(self) -> None:
+        self._rest = asyncio.create_task(self._freeing.tell_rest())
+
+    def _doors(self) -> Doors:
+        return Doors(signer=Signer(self.home.credentials))
+
+    def _address(self) -> str | None:
+        return None if self.member.kept.pull else self.member.scheduler
 
     def _report(self, report: WorkerReport) -> None:
         self._tally.heard((*report.running, *report.finished), datetime.now(UTC))
@@ -328,7 +330,7 @@ class Agent:
     def _beat(self) -> Mapping[str, Any]:
         """The body of a heartbeat."""
         facts = replace(self._facts(), away=None, refused=None)
-        state, reason = judged(facts)
+        state, _ = judged(facts)
         report = self._desk.report
         return {
             "status": _status(facts, state),
@@ -338,7 +340,7 @@ class Agent:
             "kv_cache": 0.0,
             "config_version": self.member.kept.config_version,
             "incarnation": self._incarnation,
-            "paused_reason": reason[:LONGEST_REASON] if state is AgentState.PAUSED else None,
+            "paused_reason": self._guard.code or _paused_reason(facts) if state is AgentState.PAUSED else None,
             "gpu_info": {"refused": [{"job_id": one.job_id, "reason": one.reason} for one in report.refused[:TOLD]]},
         }
 
@@ -350,5 +352,6 @@ def _status(facts: Facts, state: AgentState) -> str:
     return state.value
 
 
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+def _paused_reason(facts: Facts) -> str:
+    """Why it takes nothing, for the grid: a word that says nothing more of its owner."""
+    return PauseReason.OWNER if facts.paused or not facts.closed else "outside_working_hours"

@@ -109,6 +109,8 @@ class DaskHands(PullHands):
         told["running"] += [_wire(line) for line in self.worker.lines()]
         told["loaded"] = sorted(self.plugin.report.loaded)
         told["gpu_memory_used_gb"] = gpu_memory_used_gb()
+        with suppress(ValueError):  # it does not listen yet
+            told["address"] = self.worker.address
         return told
 
     def _farewell(self) -> None:

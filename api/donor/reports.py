@@ -38,6 +38,8 @@ class WorkerReport:
     """By anybody."""
     refused: tuple[Refusal, ...] = ()
     """Newest first; at most `REMEMBERED`."""
+    address: str = ""
+    """Of the Dask worker; empty for a process without Dask."""
 
 
 def line_to_wire(line: JobLine) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class Reports:
             running=running,
             loaded=tuple(map(str, wire.get("loaded", ()))),
             gpu_memory_used_gb=float(wire.get("gpu_memory_used_gb", 0.0)),
+            address=str(wire.get("address", "")),
         )
         for line in finished:
             self._add(line)
