@@ -41,8 +41,9 @@ LENGTH = struct.Struct(">Q")
 Hop = Callable[[torch.Tensor], Awaitable[Any]]
 
 
-async def send(link: Link, step: int, packed: Packed, note: bytes = b"") -> None:
-    await link.send(
+def sending(link: Link, step: int, packed: Packed, note: bytes = b"") -> Awaitable[None]:
+    """The link's own coroutine."""
+    return link.send(
         step,
         note=note,
         dtype=packed.dtype,
@@ -60,12 +61,12 @@ class Pair:
         self.link, self.inlet, self.step = link, inlet, 0
 
     async def turn(self, tensor: torch.Tensor, codec: Codec = Codec.RAW) -> torch.Tensor:
-        await send(self.link, self.step, pack(tensor, codec))
+        await sending(self.link, self.step, pack(tensor, codec))
         self.step += 1
         return unpack(await self.inlet.receive(WITHIN))
 
     async def turn_bytes(self, tensor: torch.Tensor) -> Buffer:
-        await send(self.link, self.step, pack(tensor), BYTES)
+        await sending(self.link, self.step, pack(tensor), BYTES)
         self.step += 1
         return (await self.inlet.receive(WITHIN)).body
 
@@ -78,7 +79,7 @@ async def echo_links(inlet: Inlet, back: Door) -> None:
     while True:
         frame = await inlet.receive()
         as_they_are = Packed(frame.dtype, frame.codec, frame.shape, frame.body)
-        await send(link, frame.step, as_they_are if frame.note == BYTES else pack(unpack(frame), frame.codec))
+        await sending(link, frame.step, as_they_are if frame.note == BYTES else pack(unpack(frame), frame.codec))
 
 
 async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -143,7 +144,9 @@ async def hops(stack: AsyncExitStack, pipe: Any) -> dict[str, Hop]:
     comm = await connect_comm(comm_address)
     stack.push_async_callback(comm.close)
     cluster = await stack.enter_async_context(
-        LocalCluster(n_workers=1, threads_per_worker=1, asynchronous=True, dashboard_address=None, host="127.0.0.1")
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, asynchronous=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+        )
     )
     client = await stack.enter_async_context(Client(cluster, asynchronous=True, direct_to_workers=True))
     actor = await client.submit(Echo, actor=True, pure=False)

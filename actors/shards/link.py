@@ -100,19 +100,7 @@ class Link:
             raise ValueError(f"step {step} was to be sent, but the next of this link is {self._next}")
         leg = self.leg
         encoded = encode(
-            Frame(
-                kind=Kind.DATA,
-                chain=leg.chain,
-                model=leg.model,
-                layers=leg.layers,
-                epoch=leg.epoch,
-                step=step,
-                note=note,
-                dtype=dtype,
-                codec=codec,
-                shape=shape,
-                body=body,
-            )
+            Frame(Kind.DATA, codec, dtype, leg.chain, leg.model, leg.layers, leg.epoch, step, shape, note, body)
         )
         if self._wire is not None:
             self._wire.send(encoded)

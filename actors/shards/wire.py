@@ -1,7 +1,7 @@
 """Frames over one connection, whatever carries it: TCP and TLS directly, in-process and UCX by `distributed.comm`.
 
 TCP and TLS don't go through `distributed.comm`: its reader unpickles what says `__Pickled__`, whatever it was told of
-serializers (docs/decisions/0007-links-between-stages.md), and a hop over it costs several times as much.
+serializers (docs/decisions/0007-links-between-stages.md), and a decode step's hop over it takes half as long again.
 """
 
 from __future__ import annotations

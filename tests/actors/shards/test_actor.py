@@ -120,7 +120,7 @@ async def test_stages_hold_their_share_and_together_the_whole(make_model, client
         assert len({each.bytes_of_pages for each in started}) == 1
 
 
-@pytest.mark.parametrize("place", range(LAYERS))
+@pytest.mark.parametrize("place", [1])  # the others: test_chain.py, in one process
 async def test_a_killed_worker_is_replaced_and_the_tokens_are_the_same(place, make_model, client):
     model, plans, draw = make_model("llama"), sequencer(), random.Random(place)
     asked = requests(draw, 8)
