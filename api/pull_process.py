@@ -40,9 +40,11 @@ def _work(urls: tuple[str, ...], stop: threading.Event) -> int:
     from .donor.direct_places import open_direct
     from .donor.hands import PullHands
     from .donor.orders import taker
+    from .donor.warming import warm
 
     donor = local_donor(None)
-    own = desk(donor.id)
+    own = desk(donor.id)  # what an earlier process left is told now
+    warm(stop.is_set)
     puller = Puller(donor, urls, os.environ.get(TOKEN, ""), own)
     if (taken := taker(PullHands(own, puller.slots))) is not None:
         own.on_change(taken.changed)

@@ -80,6 +80,7 @@ async def _work(orders: Orders) -> None:
     from ..scheduler_plugins.machine import local_donor
     from .agent import find_again, first_of
     from .donor.direct_places import open_direct
+    from .donor.warming import warm
     from .signals import quiet
 
     quiet()
@@ -87,6 +88,7 @@ async def _work(orders: Orders) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     donor = local_donor(None)
     own = desk(donor.id)  # what an earlier process left is told now
+    await asyncio.to_thread(warm, stop.is_set)
     await first_of(stop.wait(), find_again(orders.address, FIND_EVERY))
     if stop.is_set():
         return

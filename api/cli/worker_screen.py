@@ -26,6 +26,10 @@ _LIMITS = (
     "working_hours_end",
     "schedule",
     "time_zone",
+    "only_when_idle_minutes",
+    "max_gpu_temperature",
+    "pause_on_battery",
+    "pause_for_other_gpu_programs",
 )
 
 

@@ -105,6 +105,8 @@ class Agent:
             await self._agreement.begin()
             await self._desk.say(donor_order(self.member.donor()))
             await self._guard.look()
+            for what in self._guard.readings.unknown:
+                logger.info("not known here: %s", what)
             self._decide()
             logger.info(
                 "%s works for %s as %s", self.member.donor().name, mask(self.member.credentials.server), self.member.id

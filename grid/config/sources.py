@@ -27,6 +27,8 @@ FOREIGN = frozenset(
         "IDLEGRID_HOME",
         "IDLEGRID_ORDERS",
         "IDLEGRID_PARENT",
+        "IDLEGRID_SENSORS",
+        "IDLEGRID_WARM",
         "GPU_DEVICE_ORDINAL",
         "GPU_MAX_HEAP_SIZE",
         "GPU_MAX_ALLOC_PERCENT",
