@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from distributed import Worker
+from distributed.core import Status
 from distributed.worker_state_machine import RescheduleEvent
 
 from ...grid.jobs import Ask
@@ -27,6 +28,8 @@ from .slots import SlotGuard
 
 REFUSE_FIRST, REFUSE_MOST = 0.05, 5.0
 """Seconds for which a refused task is held before it goes back: doubled each time, as Dask may send it here again."""
+ASIDE = 0.05
+"""Seconds for which a worker that sends a task back takes none."""
 _REMEMBERED = 10_000
 
 
@@ -52,6 +55,7 @@ class GuardedWorker(Worker):  # type: ignore[misc]
         self.guard.secede([str(ts.key) for ts in self.state.long_running])
         if not self.guard.take(name, ask):
             await asyncio.sleep(self._pause(name))
+            self._step_aside()
             return RescheduleEvent(key=key, stimulus_id=f"refused-by-donor-{time.time()}")
         self._refusals.pop(name, None)
         self._lines[name] = Line(name, ask.type, datetime.now(UTC))
@@ -60,6 +64,16 @@ class GuardedWorker(Worker):  # type: ignore[misc]
         finally:
             self._lines.pop(name, None)
             self.guard.give(name)
+
+    def _step_aside(self) -> None:
+        """Be no choice while the task is placed anew: a stock scheduler takes the idlest worker, which is this one."""
+        if self.status == Status.running:
+            self.status = Status.paused
+            self.loop.call_later(ASIDE, self._step_back)
+
+    def _step_back(self) -> None:
+        if self.status == Status.paused:  # short of memory, Dask pauses it again within a tenth of a second
+            self.status = Status.running
 
     def _pause(self, name: str) -> float:
         if len(self._refusals) > _REMEMBERED:

@@ -236,18 +236,17 @@ def run_attempt(
     """
     word = word or LastWord()
     heart = Heart(attempt, who, doors, clock, word)
+    spool.expect(attempt, who)
     try:
         heart.begin()
-    except Away as error:
+    except (Away, Gone, Unfit) as error:
         logger.info("attempt %s did not begin: %s", attempt.name, error)
-        return Outcome.UNREACHED
-    except (Gone, Unfit) as error:
-        logger.info("attempt %s did not begin: %s", attempt.name, error)
-        return Outcome.REFUSED
-    if word.end is not None:
-        return Outcome.HANDED_BACK
+        spool.unmark(attempt)
+        return Outcome.UNREACHED if isinstance(error, Away) else Outcome.REFUSED
     spool.mark(attempt, who)
     try:
+        if word.end is not None:
+            return Outcome.HANDED_BACK
         end = _computed(attempt, who, heart)
         heart.end()
         if end is not None and word.take(end):

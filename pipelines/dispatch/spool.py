@@ -3,7 +3,8 @@
 Two kinds of file in one folder a worker, both named after the attempt: a *letter* (``.letter``) is how an attempt
 ended, and waits until the service takes it; a *mark* (``.mark``) says that an attempt runs. A mark that is left from a
 process that is dead is the donor's own report that its worker died under that attempt; or, when it was killed because
-its owner needed the machine, that the attempt is handed back.
+its owner needed the machine, that the attempt is handed back. A mark is called ``.coming`` until the attempt is known
+to have begun.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .work_order import Identity, WorkOrder
 
 logger = logging.getLogger(__name__)
 
-LETTER, MARK = ".letter", ".mark"
+LETTER, MARK, COMING = ".letter", ".mark", ".coming"
 Blame = Callable[[WorkOrder, Identity], bytes]
 """How an attempt that was left is told, as the door `complete` takes it."""
 PATIENCE = 20.0
@@ -72,35 +73,46 @@ class Spool:
         if self._lock is None:
             logger.warning("another process uses the spool %s", self._folder)
             return
-        for path in sorted(self._folder.glob(f"*{MARK}")):
+        for path in self._marks():
             with suppress(OSError, ValueError, KeyError, TypeError):
                 attempt, dead, _ = _read(path)
-                if dead != who:
+                if dead != who and not (path.suffix == COMING and blame is died):  # nothing killed what had not begun
                     self.keep(attempt, dead, blame(attempt, dead))
             path.unlink(missing_ok=True)
         if any(self._letters()):
             self._wake()
 
-    def mark(self, attempt: WorkOrder, who: Identity) -> None:
-        """Note that an attempt runs. Best effort: without a mark the lease's end tells of a death, only later."""
+    def expect(self, attempt: WorkOrder, who: Identity) -> None:
+        """Note that an attempt is about to begin: a process that is killed in between leaves word of it."""
         with suppress(OSError):
             self._make()
-            _write(self._folder / f"{attempt.name}{MARK}", attempt, who, b"", sync=False)
+            _write(self._folder / f"{attempt.name}{COMING}", attempt, who, b"", sync=False)
+
+    def mark(self, attempt: WorkOrder, who: Identity) -> None:
+        """Note that an attempt runs. Best effort: without a mark the lease's end tells of a death, only later."""
+        mark = self._folder / f"{attempt.name}{MARK}"
+        try:
+            mark.with_suffix(COMING).replace(mark)
+        except OSError:
+            with suppress(OSError):
+                self._make()
+                _write(mark, attempt, who, b"", sync=False)
 
     def unmark(self, attempt: WorkOrder) -> None:
         """The attempt has ended, or is left to whoever comes when its lease ends."""
-        with suppress(OSError):
-            (self._folder / f"{attempt.name}{MARK}").unlink(missing_ok=True)
+        for kind in (MARK, COMING):
+            with suppress(OSError):
+                (self._folder / f"{attempt.name}{kind}").unlink(missing_ok=True)
 
     def unmark_all(self) -> None:
         """The process ends, and no attempt is to blame for it."""
-        for path in self._folder.glob(f"*{MARK}"):
+        for path in self._marks():
             path.unlink(missing_ok=True)
 
     def marked(self) -> list[tuple[WorkOrder, Identity]]:
         """The attempts that run, or ran when their process ended, as far as their marks tell."""
         found = []
-        for path in sorted(self._folder.glob(f"*{MARK}")):
+        for path in self._marks():
             with suppress(OSError, ValueError, KeyError, TypeError):
                 attempt, who, _ = _read(path)
                 found.append((attempt, who))
@@ -168,6 +180,9 @@ class Spool:
                 logger.warning("a letter of the spool is dropped: %s", error)
             path.unlink(missing_ok=True)
         return False
+
+    def _marks(self) -> list[Path]:
+        return sorted([*self._folder.glob(f"*{MARK}"), *self._folder.glob(f"*{COMING}")])
 
     def _letters(self) -> Iterator[Path]:
         return self._folder.glob(f"*{LETTER}")

@@ -168,6 +168,21 @@ def test_a_mark_of_a_process_that_was_killed_for_its_owner_is_a_hand_back(servic
         doors.close()
 
 
+def test_what_was_about_to_begin_is_handed_back_too_and_no_death(service, tmp_path):
+    for blame, outcome in ((None, None), (lambda order, who: handed_back(order, who, "killed"), "handed_back")):
+        claim, order = service.claimed("trial")
+        doors = Doors(service)
+        spool = Spool(tmp_path / f"spool-{outcome}", doors)
+        spool.expect(order, Identity("w", "killed"))
+        assert [one.name for one, _ in spool.marked()] == [order.name]
+        spool.start(Identity("w", "agent"), blame)
+        assert spool.flush(DEADLINE)
+        assert attempts(service, claim) == [outcome]
+        assert not spool.marked()
+        spool.close()
+        doors.close()
+
+
 def guard(**limits):
     return SlotGuard(Donor(id="w", supported_types=frozenset({"trial"}), limits=Limits(**limits)), now=lambda: NOON)
 
