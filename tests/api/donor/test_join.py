@@ -81,6 +81,23 @@ def test_one_line_and_then_the_owner_s_day(machines: Machines, way: str) -> None
     assert machines.job(last)["result"]["value"] == 3, "what ran was finished first"
 
 
+def test_ctrl_c_once_finishes_and_twice_hands_back(machines: Machines) -> None:
+    agent = Agent(machines, "interrupted")
+    agent.start("join", machines.url, machines.token(), "--yes", "--region", HERE)
+    agent.wait_for("online")
+    long = machines.submit(seconds=600)
+    agent.wait_for("busy")
+    left = agent.workers()
+    agent.process.send_signal(signal.SIGINT)
+    assert "finishes 1 job, then leaves" in agent.wait_for("draining").reason
+    assert machines.job(long)["status"] == "running"
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.process.wait(DEADLINE) == 0
+    assert psutil.wait_procs(left, timeout=DEADLINE)[1] == []
+    until(lambda: machines.job(long)["status"] == "queued", lambda: str(machines.job(long)))
+    httpx.delete(f"{machines.url}/api/v1/jobs/{long}", timeout=30)
+
+
 def _serves(machines: Machines, agent: Agent) -> None:
     job = machines.ended(machines.submit(value=7))
     assert (job["status"], job["result"]["value"]) == ("completed", 7)
