@@ -36,6 +36,9 @@ _REMEMBERED = 10_000
 class GuardedWorker(Worker):  # type: ignore[misc]
     """Give it a `guard`; without one it is a stock worker."""
 
+    status: Any
+    """Dask's property."""
+
     def __init__(self, *args: Any, guard: SlotGuard | None = None, **options: Any) -> None:
         self.guard = guard
         self._refusals: Counter[str] = Counter()
