@@ -248,9 +248,19 @@ class Agent:
 
     async def _heard(self, heard: Heard) -> None:
         await self._agreement.keep(changed=heard.config_changed, version=heard.config_version)
+        self._follow(heard.scheduler_address)
         for command in heard.commands:
             await self._obey(command)
         self._decide()
+
+    def _follow(self, address: str | None) -> None:
+        """Work for the scheduler where it is now."""
+        before = self._address()
+        if address is not None and address != self.member.kept.scheduler_address:
+            self.member.keep(scheduler_address=address)
+        if self._address() != before:
+            logger.info("the grid's scheduler is at %s now", address)
+            self._work.restart()
 
     async def _obey(self, command: str) -> None:
         """Do what the grid says. It says so until a heartbeat shows that it was done."""

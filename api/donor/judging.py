@@ -63,7 +63,8 @@ def judged(facts: Facts) -> tuple[AgentState, str]:
     """The state in one word, and its reason for people."""
     clock = _Clock(facts.now, ZoneInfo(facts.time_zone))
     if facts.leaving is not None or facts.stopping:
-        return AgentState.DRAINING, f"{facts.leaving or 'stopped'}: finishes {_jobs(facts.running)}, then leaves"
+        rest = f"finishes {_jobs(facts.running)}, then leaves" if facts.running else "leaves, as nothing runs"
+        return AgentState.DRAINING, f"{facts.leaving or 'stopped'}: {rest}"
     if facts.paused:
         until = f" until {clock.words(facts.paused_until)}" if facts.paused_until else " until you say `resume`"
         return AgentState.PAUSED, f"you paused it{until}; nothing runs here"

@@ -92,6 +92,7 @@ class Heard(_Answer):
     reliability: Terms | None = None
     heartbeat_interval: float | None = None
     token_expires_at: datetime | None = None
+    scheduler_address: str | None = None
 
 
 class Tokens(_Answer):

@@ -138,6 +138,7 @@ class HeardDocument(BaseModel):
     reliability: ScoreDocument | None = Field(description="Null: not counted yet.")
     heartbeat_interval: float = Field(description="Seconds until the next one.")
     token_expires_at: datetime | None = Field(description="Of the token that was shown.")
+    scheduler_address: str | None = Field(description="Of the Dask scheduler, which may have moved. Null: none told.")
 
 
 class RefreshBody(Body):

@@ -51,6 +51,7 @@ def heartbeat_router(door: JobDoor) -> APIRouter:
             reliability=None if answer.reliability is None else ScoreDocument.model_validate(answer.reliability),
             heartbeat_interval=interval,
             token_expires_at=shown.token_expires_at,
+            scheduler_address=door.scheduler,
         )
 
     @router.post("/{worker_id}/drain", response_model=StatusDocument, responses=problems(*OWN))

@@ -23,6 +23,8 @@ from idlegrid.grid.store import By, Store, open_store
 
 DEADLINE = 60.0
 ADMIN = By("an administrator", None)
+SCHEDULER = "tcp://127.0.0.1:2"
+"""Where the grid says that its scheduler is."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ def donor_grid(folder: Path) -> Iterator[DonorGrid]:
     """Heartbeats come every second."""
     with open_store(f"sqlite:///{folder}/jobs.db", secret=lambda: SECRET) as store:
         store.upgrade()
-        service = Service(store, with_settings(heartbeat_interval=1))
+        service = Service(store, with_settings(heartbeat_interval=1), scheduler=SCHEDULER)
         with serving(service) as url, proxied(url) as proxy:
             yield DonorGrid(store, url, proxy)
 

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from donor_grid import ADMIN, DEADLINE, donor_grid, until
+from donor_grid import ADMIN, DEADLINE, SCHEDULER, donor_grid, until
 
 from idlegrid.api.donor.agent import Agent
 from idlegrid.api.donor.face import AgentState
@@ -99,6 +99,12 @@ async def test_commands_are_obeyed_once_and_the_pause_is_the_owner_s(grid, tmp_p
         assert grid.store.donors.get(worker_id).incarnation != first
         grid.store.donors.command(worker_id, Order.SHUTDOWN, ADMIN)
         await until(agent.running.done)
+
+
+async def test_a_scheduler_that_moved_is_followed(grid, tmp_path):
+    async with working(grid, tmp_path / "home", pull=False, scheduler_address="tcp://127.0.0.1:1") as agent:
+        await until(lambda: agent.member.scheduler == SCHEDULER)
+    assert Kept.load(agent.home.state).scheduler_address == SCHEDULER
 
 
 async def test_a_pause_has_its_end_and_outlives_a_restart(grid, tmp_path):

@@ -27,7 +27,7 @@ FREE = Facts(now=NOW, time_zone="Europe/Berlin", ready=True)
         ({"held": "too warm", "running": 1}, Want.WORK, AgentState.BUSY, "nothing new begins: too warm"),
         ({"closed": True}, Want.FINISH, AgentState.PAUSED, "outside your hours"),
         ({"closed": True, "running": 1}, Want.FINISH, AgentState.BUSY, "works on 1 job"),
-        ({"leaving": "told"}, Want.FINISH, AgentState.DRAINING, "finishes nothing, then leaves"),
+        ({"leaving": "told"}, Want.FINISH, AgentState.DRAINING, "told: leaves, as nothing runs"),
         ({"draining": "told by the grid", "running": 1}, Want.FINISH, AgentState.DRAINING, "1 job to finish"),
         ({"stopping": True, "leaving": "told"}, Want.STOP, AgentState.DRAINING, "told"),
         ({"away": "nobody there"}, Want.WORK, AgentState.OFFLINE, "tries again by itself"),

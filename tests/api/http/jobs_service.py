@@ -41,9 +41,17 @@ class Service:
     oracle: Oracle | None = None
     patience: Patience = field(default_factory=lambda: Patience(sync=60, pull=2, heartbeat=0.05, look=0.02))
     client_address: str = "127.0.0.1"
+    scheduler: str | None = None
 
     def app(self) -> FastAPI:
-        door = JobDoor(self.store, self.settings, secret=SECRET, oracle=self.oracle, patience=self.patience)
+        door = JobDoor(
+            self.store,
+            self.settings,
+            secret=SECRET,
+            oracle=self.oracle,
+            patience=self.patience,
+            scheduler=self.scheduler,
+        )
         return create_app(HashEmbedder(), self.settings, jobs=door)
 
     @asynccontextmanager

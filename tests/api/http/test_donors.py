@@ -94,6 +94,7 @@ class TestHeartbeats:
             "reliability": None,
             "heartbeat_interval": 30.0,
             "token_expires_at": answer.json()["token_expires_at"],
+            "scheduler_address": None,
         }
         kept = service.store.donors.get(donor.id)
         assert kept is not None
