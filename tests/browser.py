@@ -78,6 +78,7 @@ class Browser:
         self.session, self._frame = attached["sessionId"], target["targetId"]
         for domain in ("Page", "Log", "Runtime"):
             await self.call(f"{domain}.enable")
+        await self.call("Page.bringToFront")  # a page in the background draws nothing new
         await self.call("Page.setLifecycleEventsEnabled", enabled=True)
         await self._until_loaded(
             lambda: bool(self._loads)
