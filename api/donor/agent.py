@@ -85,7 +85,8 @@ class Agent:
             changed=self._decide,
         )
         self._incarnation = uuid.uuid4().hex
-        self._tally = Tally()
+        self._tally = Tally(home.starts)
+        self._desk.remember(self._tally.starts)
         self._leaving: str | None = None
         self._draining: str | None = None
         self._stopping = False

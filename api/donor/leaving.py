@@ -112,6 +112,7 @@ def _own_files(home: Home) -> Iterator[Leftover]:
         "credentials": home.credentials,
         "configuration": home.config,
         "state": home.state,
+        "starts of jobs": home.starts,
         "log": home.log,
         "spent tickets": home.credentials.with_name(SPENT),
         "lock": home.lock,

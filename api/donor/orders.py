@@ -20,7 +20,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -105,6 +105,10 @@ class OrderDesk:
     def on_report(self, callback: Callable[[WorkerReport], None]) -> None:
         """Have `callback` called with each report, in this event loop."""
         self._callbacks.append(callback)
+
+    def remember(self, starts: Iterable[tuple[str, datetime]]) -> None:
+        """Jobs that this worker started before (id, aware instant): the hourly cap goes on counting them."""
+        self._reports.remember(starts)
 
     async def say(self, order: Mapping[str, Any]) -> bool:
         """Give an order; whether a process was there to hear it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -71,6 +71,10 @@ class Reports:
         self._ended: set[tuple[str, datetime]] = set()
         self._starts: dict[tuple[str, datetime], float] = {}
         self.latest = WorkerReport()
+
+    def remember(self, starts: Iterable[tuple[str, datetime]]) -> None:
+        """Jobs that were started when nobody listened yet: before a restart of the agent."""
+        self._starts |= {start: start[1].timestamp() for start in starts}
 
     def heard(self, wire: Mapping[str, Any]) -> WorkerReport:
         """One report. What makes no sense raises KeyError, TypeError or ValueError, and changes nothing."""

@@ -33,6 +33,8 @@ class Home:
     """What the grid gave this machine when it joined."""
     state: Path
     """What outlives a restart: `Kept`."""
+    starts: Path
+    """When jobs were begun, within a day: `Tally`."""
     log: Path
     control_socket: Path
     """Where the command line speaks with the running agent."""
@@ -65,6 +67,7 @@ class Home:
             config=config / "config.yaml",
             credentials=state / "credentials.json",
             state=state / "state.json",
+            starts=state / "starts.jsonl",
             log=state / "agent.log",
             control_socket=sockets / "control.sock",
             orders_socket=sockets / "orders.sock",
