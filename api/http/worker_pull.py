@@ -15,8 +15,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from ...grid import testimony
+from ...grid.acceptance import standing
 from ...grid.capability import mint
-from ...grid.donors import IDLE, Donor, Load
+from ...grid.donors import IDLE, Donor, Limits, Load
 from ...grid.jobs import JobRecord
 from ...grid.placement import Donors, explain
 from ...grid.pulling import Waiting
@@ -28,23 +29,29 @@ from .jobs_bodies import WorkerOpinion
 from .jobs_door import JobDoor, ask_of
 from .jobs_queue import alive
 from .jobs_stats import Region
-from .known_donors import Usual, donor_of, load_of
+from .known_donors import Usual, donor_of, limits_of, load_of
 from .problems import FieldError, Problem, problems
 from .worker_auth import RegisteredWorker
 from .worker_bodies import AssignmentDocument, WorkerId
 from .worker_heartbeat import OWN
-from .worker_questions import Board, Questions
+from .worker_questions import Board, Enough, Questions
 
 log = logger(__name__)
 
 LOOK_AT = 100
 """Waiting jobs that one look offers to a worker."""
+TOLD = testimony.LONGEST // 60
+"""Opinions that are put into words: there is no room for more."""
 SOONEST = 0.75
 """Share of the time that a worker would wait after which it may be told that there is nothing."""
 HERE_FRESH = 0.5
 """Seconds for which it is believed who is here."""
 SPOOLED = timedelta(hours=1)
 """For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
+UNTOLD = Limits(max_concurrent_jobs=1024)
+"""Of a worker that never registered: its owner's limits are known to its machine alone."""
+TURNS = 64
+"""Workers for whom jobs are claimed side by side; those of one worker come one after the other."""
 _NOTHING = "Nothing for this worker in that time: ask again."
 
 
@@ -55,6 +62,7 @@ class Counter:
         self._store, self._jobs, self._secret = door.store, door.settings.jobs, door.secret
         self._usual = Usual(door.store)
         self._looking = Lock()
+        self._turns = [Lock() for _ in range(TURNS)]
         self._here: Sequence[tuple[Donor, Load]] = ()
         self._good_until = float("-inf")
 
@@ -76,14 +84,19 @@ class Counter:
             gpu_memory_gb=before.gpu_memory_gb,
             supported_types=takes,
         )
-        return donor_of(self._store.workers.upsert(facts))
+        record = self._store.workers.upsert(facts)
+        return replace(donor_of(record), limits=(limits_of(record.config) if record.config else None) or UNTOLD)
 
     def known(self, worker_id: str, types: Iterable[str]) -> Donor | None:
-        """A worker that registered, as the grid keeps it, narrowed to `types`. None: it takes nothing now."""
+        """A worker that registered, as the grid keeps it, narrowed to `types`. None: it takes nothing now, or it may
+        not, by its limits and the grid's own count: no agent's word is taken for that.
+        """
         record = self._store.donors.get(worker_id)
         if record is None or record.worker.facts.status not in ("online", "busy"):
             return None
         donor, wanted = donor_of(record.worker), frozenset(types)
+        if not self._has_room(donor):
+            return None
         return replace(
             donor,
             gpu_count=record.gpu_count,
@@ -101,16 +114,24 @@ class Counter:
         return Board([self._waiting(job, now) for job in waiting], here, others)
 
     def claim(self, donor: Donor, job_id: str, board: Board) -> Claim | None:
-        """The job, claimed for this worker; None: somebody else was faster."""
-        claimed = self._store.jobs.claim(
-            types=donor.supported_types, limit=1, lease=self._jobs.lease, holder=f"pull:{donor.id}", only=job_id
-        )
+        """The job, claimed for this worker; None: somebody else was faster. Raises Enough."""
+        with self._turns[hash(donor.id) % len(self._turns)]:  # a worker may ask many times at once
+            if not self._has_room(donor):
+                raise Enough
+            claimed = self._store.jobs.claim(
+                types=donor.supported_types, limit=1, lease=self._jobs.lease, holder=_holder(donor), only=job_id
+            )
         if not claimed:
             return None
         self._store.workers.heartbeat(donor.id, "busy")
         rivals = [pair for pair in board.here if pair[0].id != donor.id]
         self._testify(claimed[0], [(donor, IDLE), *rivals], datetime.now(UTC))
         return claimed[0]
+
+    def _has_room(self, donor: Donor) -> bool:
+        hourly = donor.limits.max_jobs_per_hour > 0
+        load = self._store.workers.load(donor.id, holder=_holder(donor), hourly=hourly)
+        return bool(standing(donor, load, datetime.now(UTC)))
 
     def _everybody(self, now: datetime) -> Sequence[tuple[Donor, Load]]:
         with self._looking:
@@ -133,7 +154,8 @@ class Counter:
         said = explain(
             self._usual.timed(ask_of(claim.job)), asking, now, lambda donor_id: lot(claim.job.id, donor_id, now)
         )
-        rows = [WorkerOpinion.pulling(*one).model_dump(mode="json") for one in said]
+        rows = [WorkerOpinion.pulling(*one).model_dump(mode="json") for one in said[:TOLD]]
+        rows += [{"verdict": verdict.reason.value} for _, verdict, _ in said[TOLD:]]  # no more than counted
         with suppress(StoreUnavailable):
             placement = Placement(claim.job.id, claim.fence, testimony.told(rows, now, path="pull"))
             self._store.jobs.keep_verdicts([placement])
@@ -152,6 +174,10 @@ class Counter:
             attempt_token=mint(self._secret, job.id, claim.fence, ends),
             trace_id=job.trace_id,
         )
+
+
+def _holder(donor: Donor) -> str:
+    return f"pull:{donor.id}"
 
 
 class AsyncCounter:

@@ -20,6 +20,13 @@ from ..logs import logger
 
 log = logger(__name__)
 
+BREATH = 0.01
+"""Seconds between two looks at least: what comes in between is looked at together."""
+
+
+class Enough(Exception):
+    """By the grid's own count the worker does as much as its owner allows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Board:
@@ -41,7 +48,7 @@ class Desk(Protocol):
         ...
 
     def claim(self, donor: Donor, job_id: str, board: Board) -> Awaitable[Claim | None]:
-        """The job, claimed for a worker. None: somebody else was faster."""
+        """The job, claimed for a worker. None: somebody else was faster. Raises Enough."""
         ...
 
     def give_back(self, claim: Claim) -> Awaitable[None]:
@@ -105,6 +112,7 @@ class Questions:
         try:
             while self._by_donor:
                 self._news.clear()
+                looked_at = time.monotonic()
                 asked = [question for those in self._by_donor.values() for question in those]
                 try:
                     await self._round(asked)
@@ -116,6 +124,7 @@ class Questions:
                 for question in asked:
                     self._end(question)
                 await self._pause()
+                await asyncio.sleep(looked_at + BREATH - time.monotonic())
         finally:
             self._watch = None
 
@@ -136,6 +145,10 @@ class Questions:
             claim = await self.desk.claim(question.donor, job_id, board)
         except StoreUnavailable as away:
             self._fail([question], away)
+            return
+        except Enough:
+            if not question.answer.done():
+                question.answer.set_result(None)
             return
         if claim is not None and question.open and not question.answer.done():
             question.answer.set_result(claim)

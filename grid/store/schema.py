@@ -102,6 +102,7 @@ attempts = Table(
     Column("detail", Text),
     Column("verdicts", Text),  # what placement said of the donors when it was given
 )
+Index("ix_attempts_worker", attempts.c.worker_id, attempts.c.begun_at)
 
 results = Table(
     "results",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import builtins
 import json
 
+from ..donors import Load
 from .database import Database, Row
-from .rows import instant, instant_or_none, to_json
+from .rows import instant, instant_or_none, to_json, us
 from .values import WorkerFacts, WorkerRecord
 
 UPSERT = """
@@ -28,6 +29,15 @@ LEFT JOIN (SELECT worker_id, sum(CASE WHEN outcome = 'completed' THEN 1 ELSE 0 E
   FROM attempts WHERE outcome IN ('completed', 'failed', 'died', 'lost', 'timeout') GROUP BY worker_id) AS a
   ON a.worker_id = workers.id
 """
+RUNNING = """
+SELECT count(*) AS n FROM jobs
+WHERE status = 'running' AND lease_until > {now} AND (worker_id = :id OR (worker_id IS NULL AND holder = :holder))
+"""
+STARTED = """
+SELECT count(*) AS n, min(begun_at) AS oldest FROM attempts WHERE worker_id = :id AND begun_at > {now} - :hour_us
+"""
+HOUR = 3600.0
+"""Seconds."""
 
 
 class WorkerStore:
@@ -49,6 +59,19 @@ class WorkerStore:
         """It lives. False when nobody knows it."""
         with self._database.single() as session:
             return session.run(HEARTBEAT, {"id": id, "status": status}) > 0
+
+    def load(self, id: str, *, holder: str, hourly: bool) -> Load:  # noqa: A002
+        """What a worker does by the grid's own count: what it began and what `holder` claimed for it, within the lease.
+
+        `hourly`: also count what it began within the hour.
+        """
+        with self._database.read() as session:
+            running = session.all(RUNNING, {"id": id, "holder": holder})[0]["n"]
+            if not hourly:
+                return Load(running=running)
+            [started] = session.all(STARTED, {"id": id, "hour_us": us(HOUR)})
+        frees_at = None if started["oldest"] is None else started["oldest"] / 1e6 + HOUR
+        return Load(running=running, started_last_hour=started["n"], hourly_slot_frees_at=frees_at)
 
     def list(self) -> builtins.list[WorkerRecord]:
         """All workers by id."""

@@ -19,6 +19,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     op.add_column("attempts", Column("verdicts", sa.Text))
+    op.create_index("ix_attempts_worker", "attempts", ["worker_id", "begun_at"])
     _workers()
     op.drop_table("credentials")
     _credentials()
