@@ -88,6 +88,14 @@ class JobType(Protocol):
         """
 
 
+@runtime_checkable
+class ChecksResults(Protocol):
+    """A job type that can tell more of a result than its shape: donors are strangers, and what they send is a claim."""
+
+    def check(self, params: Any, result: Any) -> None:
+        """Raise ValueError when this `Result` can't be the answer to these `Params`. Cheap: it computes nothing."""
+
+
 class UnknownJobTypeError(LookupError):
     """No installed package offers this job type, or the one that does is broken. The message says which."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from ..grid import catalogue
 from ..grid.job_types import ALONE, RunContext
@@ -43,7 +43,7 @@ class Usage(BaseModel):
 class EmbeddingResult(BaseModel):
     """Result of an embedding job."""
 
-    embeddings: list[list[float]]
+    embeddings: list[list[FiniteFloat]]
     """One vector a text, in the order of the texts."""
     dimensions: Annotated[int, Field(ge=1)]
     """Length of each vector."""
@@ -86,6 +86,15 @@ class EmbeddingJobType:
             dimensions=len(embeddings[0]),
             usage=Usage(prompt_tokens=read, total_tokens=read),
         )
+
+    def check(self, params: EmbeddingParams, result: EmbeddingResult) -> None:
+        """See `grid.job_types.ChecksResults`."""
+        if len(result.embeddings) != len(params.texts):
+            raise ValueError(f"{len(result.embeddings)} vectors for {len(params.texts)} texts")
+        if params.dimensions not in (None, result.dimensions):
+            raise ValueError(f"{result.dimensions} dimensions where {params.dimensions} were asked for")
+        if wrong := {len(vector) for vector in result.embeddings} - {result.dimensions}:
+            raise ValueError(f"a vector of length {wrong.pop()} among those of {result.dimensions} dimensions")
 
     def model_of(self, params: EmbeddingParams) -> str:
         """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""

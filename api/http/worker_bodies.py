@@ -92,6 +92,7 @@ class AssignmentDocument(BaseModel):
     params: dict[str, Any]
     timeout_seconds: float
     lease_seconds: float = Field(description="Begin within this time, by `progress` with `begin`.")
+    max_result_bytes: int = Field(description="A result that is larger is not taken: fail with `result_too_large`.")
     attempt_token: str = Field(description="For the header X-Attempt-Token of everything said about this attempt.")
     trace_id: str | None
 

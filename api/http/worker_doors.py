@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from ...grid.capability import Capability
 from ...grid.job_rules import HANDED_BACK, REFUSED_BY_DONOR
-from ...grid.job_types import UnknownJobTypeError, job_type
+from ...grid.job_types import ChecksResults, UnknownJobTypeError, job_type
 from ...grid.store import Renewal, Stale
 from ..logs import logger
 from .auth import capability
@@ -80,12 +80,18 @@ class AttemptDesk:
         return EndDocument(status=job.status)
 
     def _checked(self, job_id: str, said: CompleteBody) -> dict[str, object]:
-        """The result in the form of its job type and without anything else. Raises ValueError, Stale."""
+        """The result in the form of its job type and without anything else, if it can be the answer to the job at all.
+
+        Raises ValueError, Stale.
+        """
         job = self._store.jobs.get(job_id)
         if job is None:
             raise Stale("the job was deleted")
         try:
-            result = job_type(job.type).Result.model_validate(said.result)
+            kind = job_type(job.type)
+            result = kind.Result.model_validate(said.result)
+            if isinstance(kind, ChecksResults):
+                kind.check(kind.Params.model_validate(dict(job.params)), result)
             return result.model_dump(mode="json", exclude_unset=True)
         except UnknownJobTypeError as error:
             raise ValueError(str(error)) from None

@@ -171,6 +171,7 @@ class Counter:
             params=dict(job.params),
             timeout_seconds=job.timeout_seconds,
             lease_seconds=self._jobs.lease,
+            max_result_bytes=int(self._jobs.max_result_mb * 1_000_000),
             attempt_token=mint(self._secret, job.id, claim.fence, ends),
             trace_id=job.trace_id,
         )

@@ -116,6 +116,7 @@ def work_order(document: Mapping[str, Any], api: tuple[str, ...]) -> WorkOrder:
         params=document["params"],
         timeout_seconds=document["timeout_seconds"],
         lease_seconds=document["lease_seconds"],
+        max_result_bytes=document["max_result_bytes"],
         token=document["attempt_token"],
         api=api,
         trace_id=document.get("trace_id"),

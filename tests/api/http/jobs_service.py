@@ -24,7 +24,7 @@ SECRET = b"a secret of the tests, 32 bytes!"
 WORKER_TOKEN = "a worker's token of the tests"
 BASE = "http://127.0.0.1:8000"
 EMBED = {"type": "embedding", "params": {"texts": ["a lease", "a fence"]}}
-RESULT = {"embeddings": [[0.6, 0.8]], "dimensions": 2, "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+RESULT = {"embeddings": [[0.6, 0.8], [0.8, 0.6]], "dimensions": 2, "usage": {"prompt_tokens": 4, "total_tokens": 4}}
 
 
 def with_settings(**sections: Mapping[str, Any]) -> Settings:

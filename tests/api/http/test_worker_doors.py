@@ -127,6 +127,9 @@ async def test_bad_parameters_are_not_tried_again(service: Service, jobs):
         {},
         {**RESULT, "dimensions": "many"},
         {**RESULT, "embeddings": [["x"]]},
+        {**RESULT, "embeddings": RESULT["embeddings"][:1]},
+        {**RESULT, "embeddings": [[0.6, 0.8], [0.6]]},
+        {**RESULT, "dimensions": 3},
         {**RESULT, "usage": None},
     ],
 )
@@ -186,10 +189,10 @@ async def test_results_may_be_larger_than_requests_and_not_without_bound(store):
     async with service.client() as client:
         worker = await attempt(service, client)
         await worker.begin()
-        huge = {**RESULT, "embeddings": [[0.25] * 80_000]}
+        huge = {**RESULT, "embeddings": [[0.25] * 40_000] * 2, "dimensions": 40_000}
         assert (await worker.complete(result=huge)).status_code == 413
         assert (await worker.say("progress", text="x" * 60_000)).status_code == 413, "only results"
-        large = {**RESULT, "embeddings": [[0.25] * 20_000]}
+        large = {**RESULT, "embeddings": [[0.25] * 10_000] * 2, "dimensions": 10_000}
         assert (await worker.complete(result=large)).status_code == 200
 
 

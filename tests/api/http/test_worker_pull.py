@@ -38,6 +38,7 @@ async def test_a_job_from_the_question_to_its_end(service: Service, jobs):
     told = (await ask(jobs)).json()
     assert (told["job_id"], told["type"], told["params"]) == (id_, "embedding", EMBED["params"])
     assert (told["timeout_seconds"], told["lease_seconds"], told["fence"]) == (7.0, service.settings.jobs.lease, 1)
+    assert told["max_result_bytes"] == service.settings.jobs.max_result_mb * 1_000_000
     job = service.store.jobs.get(id_)
     assert job is not None
     worker = Worker(jobs, type("C", (), {"job": job, "fence": told["fence"]}), id="p-1", token=told["attempt_token"])
