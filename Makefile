@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch test-dask-cuda test-vllm lock docs clean
+.PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch bench-donors test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench-jobs: dev ## the queue of jobs against procrastinate on the same PostgreSQ
 
 bench-dispatch: dev ## how long a job takes from submission to result, stage by stage
 	$(BIN)/python benchmarks/dispatch_latency.py
+
+bench-donors: dev ## 500 donors' agents against one process of the service: heartbeats, next-job, CPU
+	$(BIN)/python benchmarks/donors.py
 
 test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
 	scripts/test-dask-cuda

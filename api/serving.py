@@ -15,6 +15,7 @@ from ..grid.secret import load_secret
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService
 from .dask_embedder import DaskEmbedder
+from .garbage import leave_startup_alone
 from .http import create_app
 from .http.jobs_door import JobDoor
 from .llm_backend import ServiceBackend
@@ -74,6 +75,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
         # asyncio leaves Nagle's algorithm on for such a socket: each answer would wait 40 ms for an acknowledgement
         socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         host, port = socket.getsockname()[:2]
+        leave_startup_alone()
         serving = asyncio.create_task(server.serve(sockets=[socket]))
         try:
             await server.answers.wait()

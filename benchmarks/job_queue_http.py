@@ -35,6 +35,7 @@ def serve(database: str, listening: socket.socket, stop: Event) -> None:
     """A process that serves, as `idlegrid api` does."""
     import uvicorn
 
+    from idlegrid.api.garbage import leave_startup_alone
     from idlegrid.api.http import create_app
     from idlegrid.api.http.jobs_door import JobDoor
     from idlegrid.api.logs import configure
@@ -43,8 +44,11 @@ def serve(database: str, listening: socket.socket, stop: Event) -> None:
 
     configure("warning")
     settings = Settings.model_validate({"api": {"max_body_mb": 1}})
-    store = open_store(database)
-    app = create_app(NoEmbedder(), settings, jobs=JobDoor(store, settings, secret=b"a secret of a benchmark, alone.."))
+    secret = b"a secret of a benchmark, alone.."
+    store = open_store(database, secret=lambda: secret)
+    app = create_app(NoEmbedder(), settings, jobs=JobDoor(store, settings, secret=secret))
+
+    leave_startup_alone()
 
     async def run() -> None:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, proxy_headers=False))
