@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 
-
 THRESHOLDS = (5_000, 10, 10)
 """Of `gc.set_threshold`: what a few hundred open requests allocate is no reason to look through everything."""
 
