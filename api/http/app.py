@@ -41,15 +41,13 @@ from .state import state_router
 from .trace import Trace
 from .worker_auth import Checkpoint
 from .worker_config import config_router
-from .worker_doors import attempts_router
+from .worker_doors import RESULT_MARGIN, attempts_router
 from .worker_heartbeat import heartbeat_router
 from .worker_pull import pull_router
 from .worker_register import register_router
 from .worker_tokens import tokens_router
 
 RESULTS = "/api/v1/workers/"
-RESULT_MARGIN = 100_000
-"""Bytes that a worker's last word has beside the result."""
 
 
 def create_app(

@@ -27,6 +27,8 @@ from .worker_heartbeat import OWN
 
 log = logger(__name__)
 
+RESULT_MARGIN = 100_000
+"""Bytes that a worker's last word has beside the result."""
 _REFUSALS = ("invalid_json", "invalid_attempt_token", *OWN, "stale", "request_too_large")
 
 
@@ -69,7 +71,7 @@ class AttemptDesk:
                 said.fence,
                 worker_id=worker_id,
                 incarnation=said.incarnation,
-                result=self._checked(given.job_id, said),
+                result=self._checked(given.job_id, said, len(body)),
                 usage=said.usage,
                 seconds=said.processing_time,
             )
@@ -79,11 +81,14 @@ class AttemptDesk:
         log.info("job.completed", job_id=job.id, worker=worker_id, seconds=round(said.processing_time, 3))
         return EndDocument(status=job.status)
 
-    def _checked(self, job_id: str, said: CompleteBody) -> dict[str, object]:
+    def _checked(self, job_id: str, said: CompleteBody, size: int) -> dict[str, object]:
         """The result in the form of its job type and without anything else, if it can be the answer to the job at all.
 
         Raises ValueError, Stale.
         """
+        most = int(self._jobs.max_result_mb * 1_000_000)
+        if size > most + RESULT_MARGIN:
+            raise ValueError(f"it has {size:,} bytes; at most {most:,} are kept (jobs.max_result_mb)")
         job = self._store.jobs.get(job_id)
         if job is None:
             raise Stale("the job was deleted")
