@@ -90,8 +90,8 @@ class Machines:
         assert answer.status_code == 201, answer.text
         return str(answer.json()["token"])
 
-    def submit(self, **params: Any) -> str:
-        body = {"type": "trial", "params": params, "region": HERE, "allow_cross_region": False}
+    def submit(self, region: str = HERE, **params: Any) -> str:
+        body = {"type": "trial", "params": params, "region": region, "allow_cross_region": False}
         answer = httpx.post(f"{self.url}/api/v1/jobs", json=body, timeout=30)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["job_id"])
@@ -119,10 +119,11 @@ class Agent:
     def start(self, *words: object, **variables: str) -> None:
         self.process = self.machines.run(self.name, "worker", *words, "--home", self.folder, **variables)
 
-    def says(self, *words: str) -> str:
+    def says(self, *words: str, code: int = 0, **variables: str) -> str:
         command = [sys.executable, "-m", "idlegrid.api.cli", "worker", *words, "--home", self.folder]
-        done = subprocess.run(command, env=self.machines.environment, capture_output=True, text=True, timeout=DEADLINE)
-        assert done.returncode == 0, done.stderr
+        environment = self.machines.environment | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+        assert done.returncode == code, done.stderr + done.stdout
         return done.stdout
 
     def status(self) -> AgentStatus | None:

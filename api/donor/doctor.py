@@ -138,6 +138,8 @@ async def _token(home: Home, held: Credentials) -> list[Finding]:
         return [Finding("token", Health.NOTE, f"could not be tried: {error}", "see server")]
     except Refused as error:
         advice = "the running agent renews it; else ask the operator for a new one, and join again"
+        if error.code == "clock_skew":
+            advice = "see clock"
         return [Finding("token", Health.PROBLEM, str(error), advice)]
     if left < timedelta(0):
         return [Finding("token", Health.NOTE, "it has run out", "gpu-worker start renews it")]

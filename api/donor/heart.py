@@ -23,6 +23,8 @@ BACKOFF_FIRST, BACKOFF_MOST = 1.0, 60.0
 """Seconds between two tries while the grid is away: doubled each time, and spread by chance."""
 REFUSED_EVERY = 60.0
 """Seconds between two tries of a machine that the grid does not want: it may be let in again."""
+CLOCK_EVERY = 5.0
+"""Seconds between two tries of a machine whose clock is wrong: its owner, or NTP, sets it at any moment."""
 LOST = 50.0
 """Seconds within which a renewal whose answer was lost is asked for again: the grid gives the same pair for 60."""
 _TOKEN_CODES = frozenset({"invalid_worker_token", "invalid_refresh_token"})
@@ -101,7 +103,8 @@ class Heart:
         except Away as error:
             away, pause = str(error), error.retry_after or 0.0
         except Refused as error:
-            refused, pause = _words(error), max(self.interval, REFUSED_EVERY)
+            every = CLOCK_EVERY if error.code == "clock_skew" else REFUSED_EVERY
+            refused, pause = _words(error), max(self.interval, every)
         except (OSError, BadCredentials) as error:
             refused, pause = f"the credentials can't be used: {error}", REFUSED_EVERY
         if (away, refused) != (self.away, self.refused):
