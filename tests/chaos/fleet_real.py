@@ -35,8 +35,7 @@ class Real:
         except FileNotFoundError:
             return ""
 
-    @property
-    def answers(self) -> bool:
+    def looks_alive(self) -> bool:
         try:
             return self._control.status()[0].state in ("online", "busy", "paused")
         except NotRunning:

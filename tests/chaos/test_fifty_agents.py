@@ -8,6 +8,7 @@ fifty trees would need more memory than what the tests run on has.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
@@ -94,17 +95,18 @@ class Torment:
         return self.rng.choice((draw < 0.3 and absent) or (draw < 0.8 and at_work) or free)
 
     async def real(self, donors: list[Real], seconds: float, every: float) -> None:
-        """First one of each death, then whatever comes."""
+        """First one of each kind, however late they come up, then whatever comes."""
         ends, first = time.monotonic() + seconds, ["agent killed", "worker killed", "paused", "drained"]
-        while time.monotonic() < ends:
+        while time.monotonic() < ends or (first and time.monotonic() < ends + DEADLINE):
             await asyncio.sleep(every)
-            there = [
-                one for one in donors if one not in self._busy and await asyncio.to_thread(lambda one=one: one.answers)
-            ]
+            idle = [one for one in donors if one not in self._busy]
+            there = [one for one in idle if await asyncio.to_thread(one.looks_alive)]
             if not there:
                 continue
             donor = self.rng.choice(there)
-            what = "resumed" if donor.paused else first.pop(0) if first else self.rng.choice(_REAL)
+            what = "resumed" if donor.paused else self.rng.choice(_REAL)
+            if first and not donor.paused:
+                what = first.pop(0)
             self._begin(donor, self._really(donor, what))
         await self.rest()
 
@@ -151,8 +153,8 @@ class Torment:
             self.did["vanished"] += 1
 
     async def _really(self, donor: Real, what: str) -> None:
-        if "killed" in what and not self._may_die(donor.id):
-            return
+        while "killed" in what and not self._may_die(donor.id):  # noqa: ASYNC110 - the database knows
+            await asyncio.sleep(0.1)
         await asyncio.to_thread(_REALLY[what], donor)
         self.did[f"really {what}"] += 1
         if what in ("agent killed", "drained"):
@@ -175,13 +177,13 @@ _REALLY = {
 _REAL = ["agent killed", "worker killed", "paused", "paused", "drained"]
 
 
-async def jobs(client: Client, rng: random.Random, seconds: float, burst: int) -> None:
-    """More at once than there are places, again and again."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+async def jobs(client: Client, rng: random.Random, stop: asyncio.Event, burst: int) -> None:
+    """More at once than there are places, again and again until `stop`."""
+    while not stop.is_set():
         began = time.monotonic()
         await asyncio.gather(*[client.submit(value=n, seconds=rng.uniform(0.3, 1.5)) for n in range(burst)])
-        await asyncio.sleep(max(0.0, 3.0 - (time.monotonic() - began)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(0.01, 3.0 - (time.monotonic() - began)))
 
 
 def begun(connection: psycopg.Connection[Any]) -> list[Begun]:
@@ -238,11 +240,11 @@ async def test_fifty_donors_at_random(site, postgres_url, tmp_path, monkeypatch,
                     await donor.join(g.url, machines.token())
                     await donor.start()
                 client, torment = Client(g.url), Torment(rng, g, connection, machines.token)
-                await asyncio.gather(
-                    jobs(client, rng, seconds, burst),
-                    torment.simulated(sims, seconds, 0.25),
-                    torment.real(reals, seconds, 1.5),
-                )
+                stop = asyncio.Event()
+                flow = asyncio.create_task(jobs(client, rng, stop, burst))
+                await asyncio.gather(torment.simulated(sims, seconds, 0.25), torment.real(reals, seconds, 1.5))
+                stop.set()
+                await flow
                 took = await drained(connection)
                 await asyncio.gather(*[donor.stop() for donor in sims])
                 await asyncio.to_thread(machines.close)  # before what they ask
