@@ -186,9 +186,9 @@ class Timed(Sequencer):
         self._steps = after + 1
         self._bench = bench
 
-    def schedule(self, now: float) -> Any:
+    def schedule(self, now: float, most: int | None = None) -> Any:
         began = time.thread_time()
-        step = super().schedule(now)
+        step = super().schedule(now, most)
         self._bench.scheduling += time.thread_time() - began
         self._bench.row_steps += len(step.plan.spans)
         return step

@@ -23,22 +23,22 @@ class BlockManager:
         return max(0, -(-len(sequence.tokens) // self.block_size) - len(sequence.blocks))
 
     def room(self, sequence: Sequence) -> int:
-        """How many tokens behind the computed ones find a slot now, without anybody giving up a block."""
+        """How many tokens behind the scheduled ones find a slot now, without anybody giving up a block."""
         size, blocks, free = self.block_size, sequence.blocks, self.pool.free
-        index = sequence.computed // size
+        index = sequence.scheduled // size
         if index < len(blocks) and self.pool.refs[blocks[index]] > 1:
             if free == 0:
                 return 0
             free -= 1  # for the copy
-        return (len(blocks) + free) * size - sequence.computed
+        return (len(blocks) + free) * size - sequence.scheduled
 
     def make_writable(self, sequence: Sequence, stop: int) -> Copy | None:
-        """Give it blocks of its own from the first position that isn't computed up to `stop`.
+        """Give it blocks of its own from the first position that isn't scheduled up to `stop`.
 
         Only the first of them can be shared (by a fork). Returns the copy that must precede the writing, if any.
         """
         pool, blocks, copy = self.pool, sequence.blocks, None
-        index = sequence.computed // self.block_size
+        index = sequence.scheduled // self.block_size
         if index < len(blocks):
             block = blocks[index]
             if pool.refs[block] > 1:
@@ -91,7 +91,7 @@ class BlockManager:
         """Token slots in the blocks of these sequences that nobody has put anything in."""
         size, empty = self.block_size, dict[int, int]()
         for sequence in sequences:
-            filled = sequence.computed if sequence.flight is None else sequence.flight.stop
+            filled = sequence.scheduled
             for index in range(filled // size, len(sequence.blocks)):
                 block, unused = sequence.blocks[index], min(size, (index + 1) * size - filled)
                 empty[block] = min(unused, empty.get(block, size))  # a shared one counts once, as the fullest sees it

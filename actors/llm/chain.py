@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 import torch
 
 from .plan import Plan
 from .sampling import Sampled, SamplingRow, sample
+
+
+class ChainBroken(ConnectionError):
+    """The chain gives no answers any more, and what its stages held is lost, until it is mended."""
+
+
+class NotMended(RuntimeError):
+    """A broken chain could not be put together again in time; the message says what is missing."""
 
 
 class Computes(Protocol):
@@ -21,15 +30,25 @@ class Computes(Protocol):
 class Chain(Protocol):
     """Stages in a row, here or elsewhere."""
 
-    def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
+    @property
+    def depth(self) -> int:
+        """How many steps should be under way, for no stage to wait for work: 1 or more. May change."""
+
+    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         """Compute a step, and choose a token for each of its rows of logits, in their order.
 
-        Whatever it raises, the step is lost, and may be computed again.
+        Steps are computed, and answered, in the order in which they come. Whatever the answer raises, the step is lost
+        and may be computed again; ChainBroken: all steps are lost, and `mend` is to be called.
         """
+
+    def mend(self, why: str) -> Future[None]:
+        """Make a broken chain whole again, with empty pages: everything has to be computed anew. Raises NotMended."""
 
 
 class LocalChain:
-    """Stages in this process: the first takes tokens, the last gives logits."""
+    """Stages in this process: the first takes tokens, the last gives logits. Computes when it is asked."""
+
+    depth = 1
 
     def __init__(self, stages: Sequence[Computes]) -> None:
         if not stages:
@@ -37,9 +56,24 @@ class LocalChain:
         self.stages = tuple(stages)
 
     def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
-        """See Chain."""
+        """As `submit`, but waits."""
         x: torch.Tensor | None = None
         for stage in self.stages:
             x = stage.forward(plan, x)
         assert x is not None
         return sample(x, rows)
+
+    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+        """See Chain."""
+        answer: Future[Sampled] = Future()
+        try:
+            answer.set_result(self.compute(plan, rows))
+        except Exception as error:  # noqa: BLE001 - whoever takes the answer gets it
+            answer.set_exception(error)
+        return answer
+
+    def mend(self, why: str) -> Future[None]:
+        """See Chain. Nothing between its stages can break."""
+        mended: Future[None] = Future()
+        mended.set_exception(NotMended(why))
+        return mended

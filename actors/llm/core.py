@@ -1,14 +1,17 @@
-"""The engine without its thread: sequencer, chain of stages and text of one model, one step at a time."""
+"""The engine without its thread: sequencer, chain of stages and text of one model, a few steps at a time."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 
 from .answer import NO_CHOICE, Answer
-from .chain import Chain
+from .chain import Chain, ChainBroken, NotMended
 from .request import FinishReason, TokenLogprob
 from .sampling import Sampled
-from .sequence import Outcome
+from .sequence import Outcome, Phase
 from .sequencer import Sequencer
 from .step import Accepted, Row, Step
 from .threaded import Counts, Told
@@ -20,29 +23,49 @@ class EngineCore:
     """Adds requests, computes steps, tells events. Not thread-safe; no clock (`now` is an argument), no I/O.
 
     Whatever goes wrong, every request that `add` accepted gets exactly one `Finished`, and nothing after it.
+
+    As many steps are under way as the chain asks for, and share the sequences evenly. When the chain breaks, all of
+    them are lost, and none of the tokens that were chosen: they are computed again when the chain is mended.
     """
 
     def __init__(self, sequencer: Sequencer, chain: Chain) -> None:
         self.sequencer = sequencer
         self._chain = chain
         self._answers: dict[str, Answer] = {}
+        self._flying: deque[tuple[Step, Future[Sampled]]] = deque()
+        self._mending: Future[None] | None = None
+        self._dry = False
+        """Nothing could be planned, and nothing has changed since."""
+        self._news: Callable[[], None] = _nothing
 
     @property
     def has_work(self) -> bool:
-        """A call of `step` would do something."""
+        """A call of `step` would do something now."""
+        if self._mending is not None:
+            return self._mending.done()
+        return self._may_launch() or bool(self._flying and self._flying[0][1].done())
+
+    @property
+    def lives(self) -> bool:
+        """Requests live: some time a call of `step` will do something."""
         return self.sequencer.has_work
+
+    def listen(self, news: Callable[[], None]) -> None:
+        """`news` is called, from any thread, when there may be work that no call here has made."""
+        self._news = news
 
     def add(self, answer: Answer, now: float) -> list[Told]:
         """Accept the request of a fresh answer. Raises RequestRefused. Returns its end if it is complete already."""
         request = answer.request
         self.sequencer.add(request, now)
+        self._dry = False
         self._answers[request.id] = answer
         if answer.finish is None:
             return []
         return self._end(self.sequencer.abort(request.id, answer.finish))
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED, error: str = "") -> list[Told]:
-        """End a request now; its pages are free at once. Nothing happens if it has ended."""
+        """End a request now; its pages are free when no step is under way with it. Nothing happens if it has ended."""
         return self._end(self.sequencer.abort(request_id, reason), error)
 
     def abort_all(self, reason: FinishReason, error: str) -> list[Told]:
@@ -55,28 +78,92 @@ class EngineCore:
         return Counts(stats.running, stats.waiting, stats.kv_usage)
 
     def step(self, now: float) -> list[Told]:
-        """Compute one step. Returns what happened, in order."""
-        step = self.sequencer.schedule(now)
+        """Send steps on their way, and take what has come of earlier ones. Returns what happened, in order.
+
+        Waits for nothing but a chain that computes when it is asked.
+        """
+        told = [event for outcome in self.sequencer.expire(now) for event in self._end(outcome)]
+        if self._mending is not None and not self._mending.done():
+            return told
+        told += self._mended()
+        while self._may_launch():
+            told += self._launch(now)
+        return told + self._land()
+
+    # ---- steps under way
+
+    def _may_launch(self) -> bool:
+        if not self._flying:
+            return self.sequencer.has_work and not self._dry
+        return len(self._flying) < self._chain.depth and not self._dry and self.sequencer.ready >= self._share()
+
+    def _share(self) -> int:
+        """Of the sequences that live, what one of the steps under way should hold."""
+        sequencer = self.sequencer
+        return max(1, -(-(len(sequencer.running) + len(sequencer.waiting)) // self._chain.depth))
+
+    def _launch(self, now: float) -> list[Told]:
+        step = self.sequencer.schedule(now, self._share())
         told = [event for outcome in step.finished for event in self._end(outcome)]
         if not step:
+            self._dry = True
             return told
-        try:
-            sampled = self._chain.compute(step.plan, [self._answers[row.id].row() for row in step.rows])
-        except Exception as error:  # whatever it is, the requests of this step must end
-            logger.exception("step %d failed", step.plan.step)
-            return told + self._failed(step, f"the model failed: {type(error).__name__}")
-        return told + self._accept_all(step, sampled)
+        answer = self._chain.submit(step.plan, [self._answers[row.id].row() for row in step.rows])
+        self._flying.append((step, answer))
+        if not answer.done():
+            answer.add_done_callback(lambda _: self._news())
+        return told
+
+    def _land(self) -> list[Told]:
+        told: list[Told] = []
+        while self._flying and self._flying[0][1].done():
+            step, answer = self._flying.popleft()
+            self._dry = False
+            try:
+                sampled = answer.result()
+            except ChainBroken as broken:
+                self._break(str(broken))
+            except Exception as error:  # whatever it is, the requests of this step must end
+                logger.exception("step %d failed", step.plan.step)
+                told += self._failed(step, f"the model failed: {type(error).__name__}")
+            else:
+                told += self._accept_all(step, sampled)
+        return told
 
     def _failed(self, step: Step, error: str) -> list[Told]:
-        told = [event for each in step.sequences for event in self.abort(each.id, FinishReason.ERROR, error)]
+        living = [each.id for each in step.sequences if each.phase is not Phase.FINISHED]  # an id may be another's now
+        told = [event for request_id in living for event in self.abort(request_id, FinishReason.ERROR, error)]
         self.sequencer.fail(step)
         return told
+
+    # ---- a chain that breaks
+
+    def _break(self, why: str) -> None:
+        """The pages are lost, and what was to be computed with them."""
+        logger.warning("the chain broke, %d steps are lost: %s", len(self._flying) + 1, why)
+        self._flying.clear()
+        self.sequencer.reset()
+        self._mending = self._chain.mend(why)
+        self._mending.add_done_callback(lambda _: self._news())
+
+    def _mended(self) -> list[Told]:
+        mending, self._mending = self._mending, None
+        if mending is None or (error := mending.exception()) is None:
+            return []
+        why = str(error) if isinstance(error, NotMended) else type(error).__name__
+        logger.error("the chain could not be mended: %s", why, exc_info=error)
+        return self.abort_all(FinishReason.ERROR, f"the model's chain broke: {why}")
+
+    # ---- what a step gave
 
     def _accept_all(self, step: Step, sampled: Sampled) -> list[Told]:
         failed = frozenset(sampled.failed)
         told: list[Told] = []
         accepted = []
         for index, row in enumerate(step.rows):
+            if not self.sequencer.wants(step, row):  # it was aborted meanwhile, or is computed again
+                accepted.append(Accepted((), FinishReason.ABORTED))
+                continue
             if index in failed or not self._accept(row, sampled.ids[index], sampled.logprobs[index]):
                 accepted.append(Accepted((), FinishReason.ERROR))
                 continue
@@ -100,6 +187,11 @@ class EngineCore:
     def _end(self, outcome: Outcome | None, error: str = "") -> list[Told]:
         if outcome is None:
             return []
+        self._dry = False
         answer = self._answers.pop(outcome.id)
         failure = error if outcome.reason is FinishReason.ERROR else None
         return [(outcome.id, answer.end(outcome.reason, cached_tokens=outcome.cached_tokens, error=failure))]
+
+
+def _nothing() -> None:
+    """Nobody listens."""

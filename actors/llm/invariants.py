@@ -16,8 +16,8 @@ class InvariantBroken(AssertionError):
 
 def check(pool: BlockPool, block_size: int, running: Line, waiting: Line, in_flight: Mapping[int, Step]) -> None:
     """Raise `InvariantBroken` with the values that don't agree. O(blocks + sequences)."""
-    flying = [sequence for step in in_flight.values() for sequence in step.sequences]
-    ended = [sequence for sequence in flying if sequence.phase is Phase.FINISHED]
+    flying = list(dict.fromkeys(sequence for step in in_flight.values() for sequence in step.sequences))
+    ended = [sequence for sequence in flying if sequence.phase is Phase.FINISHED and sequence.flights]
     _check_pool(pool, [*running, *ended])
     _check_lines(running, waiting)
     for sequence in running:
@@ -56,7 +56,7 @@ def _check_lines(running: Line, waiting: Line) -> None:
         for sequence in line:
             _require(sequence.phase in phases, f"{sequence.id!r} is {sequence.phase} in the wrong line")
     for sequence in waiting:
-        bare = not sequence.blocks and sequence.computed == sequence.registered == 0 and sequence.flight is None
+        bare = not sequence.blocks and sequence.computed == sequence.registered == 0 and not sequence.flights
         _require(bare, f"{sequence.id!r} waits, but holds {sequence.blocks}")
 
 
@@ -73,21 +73,29 @@ def _check_sequence(sequence: Sequence, block_size: int) -> None:
 
 
 def _check_flights(flying: list[Sequence], in_flight: Mapping[int, Step], running: Line) -> None:
-    twice = [sequence.id for sequence, count in Counter(flying).items() if count > 1]
-    _require(not twice, f"I7: {twice} are in more than one step in flight")
-    spans = [span for step in in_flight.values() for span in step.plan.spans]
-    for sequence, span in zip(flying, spans, strict=True):
-        _require(sequence.flight is span, f"I7: {sequence.id!r} doesn't know the step that it is in")
-    known = set(flying)
-    for sequence in running:
-        _require(sequence.flight is None or sequence in known, f"I7: {sequence.id!r} believes to be in a step")
+    spans: dict[Sequence, list[int]] = {sequence: [] for sequence in (*flying, *running)}
+    for number in sorted(in_flight):
+        step = in_flight[number]
+        for sequence, span in zip(step.sequences, step.plan.spans, strict=True):
+            spans[sequence].append(id(span))
+    for sequence, planned in spans.items():
+        flights = sequence.flights
+        ended = sequence.phase is Phase.FINISHED and flights  # what lands of it is not counted any more
+        at = flights[0].start if ended else sequence.computed
+        ours = [id(span) for span in flights]
+        _require(len(planned) == len(set(planned)), f"I7: {sequence.id!r} is in more than one step with the same span")
+        _require(ours == planned[sequence.void :], f"I7: {sequence.id!r} doesn't know the steps it is in")
+        for index, span in enumerate(flights):
+            _require(span.start == at, f"I7: {sequence.id!r} computes from {span.start} on, before it comes {at}")
+            _require(
+                not span.logits or index + 1 == len(flights), f"I7: {sequence.id!r} goes on behind a token to come"
+            )
+            at = span.stop
 
 
 def _check_writes(sequence: Sequence, pool: BlockPool, block_size: int) -> None:
-    span = sequence.flight
-    if span is None:
-        return
-    for index in range(span.start // block_size, -(-span.stop // block_size)):
-        block = sequence.blocks[index]
-        _require(pool.refs[block] == 1, f"I5: {sequence.id!r} writes block {block}, which others hold")
-        _require(pool.name_of(block) is None, f"I5: {sequence.id!r} writes block {block}, which the cache offers")
+    for span in sequence.flights:
+        for index in range(span.start // block_size, -(-span.stop // block_size)):
+            block = sequence.blocks[index]
+            _require(pool.refs[block] == 1, f"I5: {sequence.id!r} writes block {block}, which others hold")
+            _require(pool.name_of(block) is None, f"I5: {sequence.id!r} writes block {block}, which the cache offers")

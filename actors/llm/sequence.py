@@ -72,8 +72,10 @@ class Sequence:
     """How many of its blocks the cache was told of."""
     draft: tuple[int, ...] = ()
     """Tokens that somebody guesses will follow; for the next step only."""
-    flight: Span | None = None
-    """What a step in flight computes of it. A sequence is in one step at most."""
+    flights: list[Span] = field(default_factory=list)
+    """What steps in flight compute of it, in their order. Only chunks of known tokens can follow each other unseen."""
+    void: int = 0
+    """Steps in flight whose work on it is of no use any more: they follow one that was lost."""
     cached_tokens: int = 0
     """Of the prompt, found computed when it was first admitted."""
     preemptions: int = 0
@@ -86,6 +88,20 @@ class Sequence:
     def id(self) -> str:
         """The request's id."""
         return self.request.id
+
+    @property
+    def scheduled(self) -> int:
+        """Positions before this one are computed, or will be by steps in flight."""
+        return self.flights[-1].stop if self.flights else self.computed
+
+    @property
+    def ready(self) -> bool:
+        """The next step may hold it: no step in flight is yet to tell its next token."""
+        return not self.flights or not self.flights[-1].logits
+
+    def holds(self, span: Span) -> bool:
+        """What a step in flight computes of it counts: no step before that one was lost."""
+        return any(span is each for each in self.flights)
 
     def outcome(self, reason: FinishReason) -> Outcome:
         """How it ended, with what it has by now."""

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from .batch import Batch
 from .block_manager import BlockManager
 from .invariants import check
-from .plan import Copy, Plan, Span
-from .prefix import TOKEN_LIMIT, extra_keys
+from .plan import Plan, Span
+from .prefix import extra_keys
 from .request import FinishReason, Request, RequestRefused
 from .sequence import Line, Outcome, Phase, Sequence
 from .sequencer_config import SequencerConfig
@@ -36,26 +36,11 @@ from .step import Accepted, Row, Stats, Step
 __all__ = ["Accepted", "Outcome", "RequestRefused", "Row", "Sequencer", "SequencerConfig", "Stats", "Step"]
 
 
-@dataclass(slots=True)
-class _Batch:
-    """A step in the making."""
-
-    budget: int
-    owed: int
-    """Of the budget, kept for sequences that decode and come later in the pass."""
-    spans: list[Span] = field(default_factory=list)
-    sequences: list[Sequence] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    logits: int = 0
-    copies: list[Copy] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
-
-
 class Sequencer:
     """Plans steps for the stages of one model. Not thread-safe; no clock, no randomness, no I/O.
 
-    `schedule` may be called again before `update`: the steps then hold different sequences, and must be computed in
-    their order.
+    `schedule` may be called again before `update`: the steps must be computed in their order. They hold different
+    sequences, but for chunks of known tokens, which may follow each other before the first is computed.
     """
 
     def __init__(self, config: SequencerConfig) -> None:
@@ -95,7 +80,7 @@ class Sequencer:
         """Guess the tokens that follow, for the next step to verify. Ignored unless the sequence decodes; cut to what
         fits. A guess never takes a block that somebody who runs may need."""
         sequence = self._live.get(request_id)
-        if sequence is not None and sequence.phase is Phase.DECODE and sequence.flight is None:
+        if sequence is not None and sequence.phase is Phase.DECODE and not sequence.flights:
             sequence.draft = draft
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED) -> Outcome | None:
@@ -106,21 +91,32 @@ class Sequencer:
 
     # ---- steps
 
-    def schedule(self, now: float) -> Step:
-        """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow."""
-        over = (*self._over, *self._expire(now))
-        self._over.clear()
-        decoding = sum(1 for s in self.running if s.phase is Phase.DECODE and s.flight is None)
-        batch = _Batch(self.config.max_batched_tokens, owed=decoding)
+    def schedule(self, now: float, most: int | None = None) -> Step:
+        """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow. `most`: sequences
+        in it, where several steps are to share them."""
+        over, most = self.expire(now), most or self.config.max_sequences
+        owed = min(most, sum(1 for s in self.running if s.phase is Phase.DECODE and not s.flights))
+        batch = Batch(self.config.max_batched_tokens, owed=owed, most=most)
         self._continue(batch)
         self._admit(batch)
         return self._seal(batch, over)
 
+    def expire(self, now: float) -> tuple[Outcome, ...]:
+        """Who ended without being computed: `schedule` tells it too; this is for while nothing can be computed."""
+        over = (*self._over, *self._expire(now))
+        self._over.clear()
+        return over
+
+    def wants(self, step: Step, row: Row) -> bool:
+        """Whether the answer to a row of a step in flight is of use: its request lives, and no part of it was lost."""
+        sequence, span = step.sequences[row.span], step.plan.spans[row.span]
+        return sequence.phase is not Phase.FINISHED and sequence.holds(span)
+
     def update(self, step: Step, accepted: Items[Accepted]) -> tuple[Outcome, ...]:
         """The step was computed: `accepted` holds what was made of each of its rows. Returns who ended with it.
 
-        Rows of requests that were aborted meanwhile are ignored. Raises ValueError, with nothing changed, if the
-        step is not in flight or the answers don't fit its rows.
+        Rows that nobody `wants` are ignored. Raises ValueError, with nothing changed, if the step is not in flight, the
+        answers don't fit its rows, or an earlier step with one of its sequences is in flight.
         """
         if not step:
             return ()
@@ -130,19 +126,28 @@ class Sequencer:
         outcomes = []
         for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
             answer = next(answers) if span.logits else None
-            sequence.flight = None
+            if not sequence.holds(span):
+                sequence.void -= 1
+                continue
+            del sequence.flights[0]
             if sequence.phase is Phase.FINISHED:
-                self.blocks.release(sequence)
+                if not sequence.flights:
+                    self.blocks.release(sequence)
             elif (reason := self._advance(sequence, span, answer)) is not None:
                 outcomes.append(self._finish(sequence, reason))
         return tuple(outcomes)
 
     def fail(self, step: Step) -> None:
-        """The step was lost. What it wrote is void: its sequences are computed again from their tokens."""
+        """The step was lost. What it wrote is void, and what later steps in flight compute of its sequences: these are
+        computed again from their tokens."""
         if self.in_flight.pop(step.plan.step, None) is not step:
             raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
-        for sequence in step.sequences:
-            sequence.flight = None
+        for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
+            if not sequence.holds(span):
+                sequence.void -= 1
+                continue
+            sequence.void += len(sequence.flights) - 1
+            sequence.flights.clear()  # later steps write its pages before others do that get them now
             if sequence.phase is Phase.FINISHED:
                 self.blocks.release(sequence)
             else:
@@ -162,6 +167,11 @@ class Sequencer:
     def has_work(self) -> bool:
         """There is something to schedule or to update."""
         return bool(self._live or self._over or self.in_flight)
+
+    @property
+    def ready(self) -> int:
+        """Sequences that the next step may hold, if there is room. O(sequences)."""
+        return len(self.waiting) + sum(1 for sequence in self.running if sequence.ready)
 
     def cached_prefix(self, prompt: tuple[int, ...], salt: str = "") -> int:
         """Tokens of a prompt that would be found computed now: what a choice of replica goes by."""
@@ -215,28 +225,16 @@ class Sequencer:
         return sequence
 
     def _refuse(self, request: Request) -> None:
-        prompt, context = request.prompt, self.config.context
         if request.id in self._live:
             raise RequestRefused(f"a request with id {request.id!r} is alive already; ids must be unique")
-        if not prompt:
-            raise RequestRefused(f"request {request.id!r} has an empty prompt; it needs at least one token")
-        if len(prompt) >= context:
-            raise RequestRefused(
-                f"the prompt has {len(prompt)} tokens; at most {context - 1}, and one to generate, fit into the "
-                f"context of {context} tokens (the pool holds {self.config.num_blocks * self.config.block_size})"
-            )
-        if request.sampling.max_tokens < 1:
-            raise RequestRefused(f"max_tokens must be at least 1, not {request.sampling.max_tokens}")
-        for extreme in (min, max):
-            if not 0 <= (token := extreme((*prompt, *request.known))) < TOKEN_LIMIT:
-                raise RequestRefused(f"token ids must be between 0 and {TOKEN_LIMIT - 1}, not {token}")
+        self.config.check(request)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> Outcome:
         running = sequence.phase in (Phase.PREFILL, Phase.DECODE)
         (self.running if running else self.waiting).remove(sequence)
         sequence.phase = Phase.FINISHED
         del self._live[sequence.id]
-        if sequence.flight is None:
+        if not sequence.flights:
             self.blocks.release(sequence)
         return sequence.outcome(reason)
 
@@ -259,16 +257,16 @@ class Sequencer:
 
     # ---- those who run
 
-    def _continue(self, batch: _Batch) -> None:
+    def _continue(self, batch: Batch) -> None:
         index = 0
-        while index < len(self.running):  # preemption takes only from behind `index`
+        while index < len(self.running) and len(batch.spans) < batch.most:  # preemption takes only from behind `index`
             sequence = self.running[index]
             index += 1
-            if sequence.flight is not None:
+            if not sequence.ready:
                 continue
             draft: tuple[int, ...] = ()
             if sequence.phase is Phase.DECODE:
-                batch.owed -= 1
+                batch.owed = max(0, batch.owed - 1)
                 draft = self._cut_draft(sequence, batch) if sequence.draft else ()
             want = self._wanted(sequence, batch)
             if want < 1:
@@ -279,11 +277,11 @@ class Sequencer:
             if room > 0:  # else it keeps what it has and waits for those before it, or for a step in flight
                 self._plan(sequence, min(want, room), draft, batch)
 
-    def _wanted(self, sequence: Sequence, batch: _Batch) -> int:
-        want = min(len(sequence.tokens) - sequence.computed, batch.budget - batch.owed)
+    def _wanted(self, sequence: Sequence, batch: Batch) -> int:
+        want = min(len(sequence.tokens) - sequence.scheduled, batch.budget - batch.owed)
         return want if self.config.chunk is None else min(want, self.config.chunk)
 
-    def _cut_draft(self, sequence: Sequence, batch: _Batch) -> tuple[int, ...]:
+    def _cut_draft(self, sequence: Sequence, batch: Batch) -> tuple[int, ...]:
         """As much of the guess as could be accepted, and as budget and spare blocks allow."""
         spare = max(0, self.blocks.pool.free - len(self.running) - self.config.watermark_blocks)
         slots = (len(sequence.blocks) + spare) * self.config.block_size - len(sequence.tokens)
@@ -292,20 +290,20 @@ class Sequencer:
             budget = min(budget, self.config.chunk)
         return sequence.draft[: max(0, min(slots, budget - 1, sequence.limit - len(sequence.tokens) - 1))]
 
-    def _preempt_behind(self, index: int, batch: _Batch) -> bool:
+    def _preempt_behind(self, index: int, batch: Batch) -> bool:
         """Take the blocks of the last in rank, from `index` on, that is in no step. False if there is none."""
         for place in range(len(self.running) - 1, index - 1, -1):
             victim = self.running[place]
-            if victim.flight is None:
-                batch.owed -= victim.phase is Phase.DECODE
+            if not victim.flights:
+                batch.owed = max(0, batch.owed - (victim.phase is Phase.DECODE))
                 self._preempt(victim)
                 batch.preempted.append(victim.id)
                 return True
         return False
 
-    def _plan(self, sequence: Sequence, count: int, draft: tuple[int, ...], batch: _Batch) -> None:
+    def _plan(self, sequence: Sequence, count: int, draft: tuple[int, ...], batch: Batch) -> None:
         """Put `count` tokens and the draft into the step; there is room for them."""
-        start = sequence.computed
+        start = sequence.scheduled
         known = start + count
         copy = self.blocks.make_writable(sequence, known + len(draft))
         if copy is not None:
@@ -314,7 +312,8 @@ class Sequencer:
         logits = 1 + len(draft) if known == len(sequence.tokens) else 0
         if logits:
             batch.rows.append(Row(sequence.id, len(batch.spans), batch.logits, known, draft))
-        sequence.flight = span = Span(start, tokens, sequence.table(), logits)
+        span = Span(start, tokens, sequence.table(), logits)
+        sequence.flights.append(span)
         sequence.draft = ()
         batch.logits += logits
         batch.budget -= len(tokens)
@@ -322,7 +321,7 @@ class Sequencer:
         batch.sequences.append(sequence)
         self._computed += count
 
-    def _seal(self, batch: _Batch, over: tuple[Outcome, ...]) -> Step:
+    def _seal(self, batch: Batch, over: tuple[Outcome, ...]) -> Step:
         plan = Plan(self._steps, tuple(batch.spans), tuple(batch.copies))
         step = Step(plan, tuple(batch.rows), over, tuple(batch.preempted), tuple(batch.sequences))
         if step:
@@ -332,11 +331,11 @@ class Sequencer:
 
     # ---- those who wait
 
-    def _admit(self, batch: _Batch) -> None:
+    def _admit(self, batch: Batch) -> None:
         """Admit the first in rank, and the next, until one finds no room: nobody overtakes it to take its blocks."""
         manager, size = self.blocks, self.config.block_size
         promised = sum(manager.missing(sequence) for sequence in self.running if sequence.phase is Phase.PREFILL)
-        while len(self.waiting) and batch.budget > 0 and len(self.running) < self.config.max_sequences:
+        while len(self.waiting) and batch.open and len(self.running) < self.config.max_sequences:
             sequence = self.waiting[0]
             found = manager.match(sequence)
             left = manager.pool.free - promised - manager.cost(sequence, found)
@@ -362,7 +361,7 @@ class Sequencer:
         most = min(source.computed, len(sequence.tokens) - 1) if source.extra == sequence.extra else 0
         pairs = zip(source.tokens[:most], sequence.tokens[:most], strict=True)
         common = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), most)
-        if source.flight is not None:
+        if source.flights:
             common -= common % size  # a step is writing into its last block
         shared = source.blocks[: -(-common // size)]
         own = self.blocks.missing(sequence) - common // size
@@ -374,6 +373,9 @@ class Sequencer:
     def _check_answers(self, step: Step, accepted: Items[Accepted]) -> None:
         if self.in_flight.get(step.plan.step) is not step:
             raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
+        for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
+            if sequence.holds(span) and sequence.flights[0] is not span:
+                raise ValueError(f"request {sequence.id!r}: a step before step {step.plan.step} is in flight with it")
         if len(accepted) != len(step.rows):
             raise ValueError(f"step {step.plan.step} has {len(step.rows)} rows, but {len(accepted)} answers came")
         for row, answer in zip(step.rows, accepted, strict=True):

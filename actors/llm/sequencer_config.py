@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .prefix import TOKEN_LIMIT
+from .request import Request, RequestRefused
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequencerConfig:
@@ -54,3 +57,19 @@ class SequencerConfig:
     def watermark_blocks(self) -> int:
         """Blocks that admission leaves free."""
         return int(self.watermark * self.num_blocks)
+
+    def check(self, request: Request) -> None:
+        """Raise RequestRefused if it can't be served by a sequencer of these sizes."""
+        prompt, context = request.prompt, self.context
+        if not prompt:
+            raise RequestRefused(f"request {request.id!r} has an empty prompt; it needs at least one token")
+        if len(prompt) >= context:
+            raise RequestRefused(
+                f"the prompt has {len(prompt)} tokens; at most {context - 1}, and one to generate, fit into the "
+                f"context of {context} tokens (the pool holds {self.num_blocks * self.block_size})"
+            )
+        if request.sampling.max_tokens < 1:
+            raise RequestRefused(f"max_tokens must be at least 1, not {request.sampling.max_tokens}")
+        for extreme in (min, max):
+            if not 0 <= (token := extreme((*prompt, *request.known))) < TOKEN_LIMIT:
+                raise RequestRefused(f"token ids must be between 0 and {TOKEN_LIMIT - 1}, not {token}")

@@ -21,6 +21,8 @@ from .request import Event, Finished, FinishReason, Request, RequestRefused
 
 logger = logging.getLogger(__name__)
 
+TICK = 0.1
+"""Seconds between two looks at the clock while others compute."""
 Told = tuple[str, Event]
 """A request's id and something that happened to it."""
 
@@ -39,7 +41,14 @@ class Core(Protocol):
 
     @property
     def has_work(self) -> bool:
-        """A call of `step` would do something."""
+        """A call of `step` would do something now."""
+
+    @property
+    def lives(self) -> bool:
+        """Some time a call of `step` will do something."""
+
+    def listen(self, news: Callable[[], None]) -> None:
+        """`news` is called, from any thread, when there may be work that no call here has made."""
 
     def add(self, answer: Answer, now: float) -> list[Told]:
         """Accept a request. Raises RequestRefused."""
@@ -180,6 +189,7 @@ class ThreadedEngine(Engine):
 
     def _run(self) -> None:
         core = self._ready.core
+        core.listen(self._notice)
         error = "the engine was closed"
         try:
             while self._wait_for_work(core):
@@ -194,8 +204,13 @@ class ThreadedEngine(Engine):
     def _wait_for_work(self, core: Core) -> bool:
         with self._wake:
             while not (self._inbox or core.has_work or self._closing):
-                self._wake.wait()
+                if not self._wake.wait(TICK if core.lives else None):
+                    break  # somebody's time may be over
         return not self._closing
+
+    def _notice(self) -> None:
+        with self._wake:
+            self._wake.notify()
 
     def _obey(self, core: Core) -> list[Told]:
         with self._wake:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ class TransformersCore:
     def has_work(self) -> bool:
         """Somebody runs or waits."""
         return bool(self._waiting or self._running)
+
+    @property
+    def lives(self) -> bool:
+        """It computes when it is asked: there is work as long as somebody lives."""
+        return self.has_work
+
+    def listen(self, news: Callable[[], None]) -> None:
+        """There are no news but by calls."""
 
     def counts(self) -> Counts:
         """`kv_usage` is the share of the slots: the caches grow as they need."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from .errors import LinkRefused
 from .frame import Codec
 from .head import Head
-from .leg import Door
+from .leg import Door, Leg, Pace
+from .link import Link
 from .stage_host import Seat
 
 
@@ -22,11 +26,26 @@ class StagePlace:
     """Asks it to take a seat: `StageHost.join`, or that of its actor."""
 
 
-async def connect_chain(head: Head, stages: Sequence[StagePlace], epoch: int, codec: Codec = Codec.RAW) -> None:
+class NotSeated(ConnectionError):
+    """A stage took no seat."""
+
+    def __init__(self, place: int, layers: range, error: BaseException) -> None:
+        said = str(error) or type(error).__name__
+        super().__init__(f"layers {layers.start} to {layers.stop - 1} took no seat: {said}")
+        self.place = place
+        """Which of the stages."""
+        self.hangs = isinstance(error, TimeoutError)
+        """It said nothing in time."""
+
+
+async def connect_chain(
+    head: Head, stages: Sequence[StagePlace], epoch: int, codec: Codec = Codec.RAW, *, within: float | None = None
+) -> None:
     """Begin an epoch of the head's chain with these stages, in the order of their layers.
 
-    Raises ValueError when they don't hold every layer once or the epoch is over, LinkLost and LinkRefused when one
-    can't reach the next, and whatever a `join` raises. The epoch is spent then: try again with the next one.
+    `within`: seconds that one stage may take to take its seat. Raises ValueError when they don't hold every layer once
+    or the epoch is over, NotSeated, and LinkLost and LinkRefused when the head can't reach the first. The epoch is
+    spent then: try again with the next one.
     """
     edges = [0, *(stage.layers.stop for stage in stages)]
     if [stage.layers.start for stage in stages] != edges[:-1] or edges[-1] != head.layers:
@@ -34,7 +53,24 @@ async def connect_chain(head: Head, stages: Sequence[StagePlace], epoch: int, co
         raise ValueError(f"layers {held} are not 0-{head.layers - 1}, each once and in order")
     await asyncio.to_thread(head.admit, epoch)
     door = head.door
-    for stage in reversed(stages):
-        await stage.join(Seat(chain=head.chain, epoch=epoch, next=door, codec=codec))
+    for place, stage in reversed(list(enumerate(stages))):
+        try:
+            async with asyncio.timeout(within):
+                await stage.join(Seat(chain=head.chain, epoch=epoch, next=door, codec=codec))
+        except Exception as error:
+            raise NotSeated(place, stage.layers, error) from error
         door = stage.door
     await asyncio.to_thread(head.connect, door)
+
+
+async def answers(door: Door, *, tls: ssl.SSLContext | None, within: float) -> bool:
+    """Whether whoever listens at a door answers: a process that is stopped does not, nor one that is gone."""
+    pace, stranger = Pace(connect=within, patience=0.0), Leg(chain=os.urandom(16), epoch=0)
+    try:
+        link = await Link.open(door, stranger, tls=tls, pace=pace)
+    except LinkRefused:  # nobody knows that chain; but somebody said so
+        return True
+    except OSError:
+        return False
+    await link.close()
+    return True

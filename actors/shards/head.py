@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from ..llm.chain import ChainBroken
 from ..llm.plan import Plan
 from ..llm.sampling import Sampled, SamplingRow
 from .errors import FrameRefused, LinkLost, LinkRefused
@@ -22,14 +23,10 @@ class StepLost(RuntimeError):
     """A stage could not compute the step; the chain goes on, and the step may be tried again."""
 
 
-class ChainBroken(ConnectionError):
-    """The chain gives no answers any more: it needs a new epoch, with other stages or the same."""
-
-
 class Head:
-    """A chain (see `llm.chain.Chain`) whose stages are elsewhere. Its methods are called from threads.
+    """The end of a chain of which the stages are elsewhere. Its methods are called from threads.
 
-    Links live on an event loop of its own. Made, then `connect`ed once for each epoch.
+    Links live on an event loop of its own. Made, then `connect`ed once for each epoch; `Failover` mends it.
     """
 
     def __init__(
@@ -47,7 +44,9 @@ class Head:
         """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take. Raises OSError."""
         self.chain, self.model, self.layers, self.deadline = chain, model, layers, deadline
         self.epoch = 0
-        self._tls, self._pace = connect_tls, pace or Pace()
+        self.depth = 1
+        """Of steps under way."""
+        self.connect_tls, self.pace = connect_tls, pace or Pace()
         self._link: Link | None = None
         self._why = "the chain is not connected"
         self._next = 0
@@ -81,11 +80,11 @@ class Head:
         self._thread.run(self._connect(first)).result()
 
     def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
-        """See `llm.chain.Chain`. Raises StepLost and ChainBroken."""
+        """As `submit`, but waits. Raises StepLost and ChainBroken: it needs a new epoch then."""
         return self.submit(plan, rows).result()
 
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
-        """Send a step on its way: as `compute`, but several may be under way. They are computed in their order."""
+        """Send a step on its way, see `llm.chain.Chain`."""
         try:
             return self._thread.run(self._step(plan.step, step_to_note(plan, to_rows(rows), ids=True)))
         except RuntimeError:
@@ -101,7 +100,7 @@ class Head:
     # ---- on the loop
 
     async def _open(self, address: str, tls: ssl.SSLContext | None) -> Inlet:
-        inlet = await Inlet.open(address, tls=tls, pace=self._pace)
+        inlet = await Inlet.open(address, tls=tls, pace=self.pace)
         self._tasks.append(asyncio.create_task(self._receive(inlet), name="idlegrid-head"))
         return inlet
 
@@ -114,7 +113,7 @@ class Head:
 
     async def _connect(self, first: Door) -> None:
         leg = Leg(chain=self.chain, epoch=self.epoch, model=self.model)
-        self._link = link = await Link.open(first, leg, tls=self._tls, pace=self._pace)
+        self._link = link = await Link.open(first, leg, tls=self.connect_tls, pace=self.pace)
         self._next = 0
         self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(asyncio.create_task(self._watch(link), name="idlegrid-head-watch"))

@@ -24,6 +24,8 @@ STRANGERS = Limits(note=256, body=0)
 """What may be announced before the token was shown."""
 MOST_PEERS = 256
 """Connections at a time; more are closed at once."""
+LONGEST_WHY = 400
+"""Characters of what a sender is told, which passes from stage to stage."""
 WINDOW = 16
 """Steps of one chain that may be under way or wait here."""
 
@@ -43,6 +45,8 @@ class _Chain:
     """Bytes of steps that came and were not taken."""
     untold: int = 0
     """Bytes that were taken since the sender was told."""
+    over: str = ""
+    """Why nothing more of it is taken in this epoch."""
     peer: _Peer | None = None
     dropped: dict[Judgement, int] = field(default_factory=lambda: dict.fromkeys(Judgement, 0))
 
@@ -104,6 +108,14 @@ class Inlet:
         gone = self._chains.pop(chain, None)
         if gone is not None and gone.peer is not None:
             gone.peer.refuse("the chain is over", gone.fence.epoch)
+
+    def end(self, chain: bytes, why: str) -> None:
+        """The chain can't go on before its next epoch: its sender is told why."""
+        known = self._chains.get(chain)
+        if known is not None:
+            known.over = why[:LONGEST_WHY]
+            if known.peer is not None:
+                known.peer.refuse(known.over, known.fence.epoch)
 
     def dropped(self, chain: bytes) -> dict[Judgement, int]:
         """How many frames of a chain were not taken, and why."""
@@ -191,6 +203,8 @@ class Inlet:
         elif frame.epoch < chain.fence.epoch:
             chain.dropped[Judgement.STALE] += 1
             peer.refuse(f"the chain is in epoch {chain.fence.epoch}", chain.fence.epoch)
+        elif chain.over:
+            peer.refuse(chain.over, chain.fence.epoch)
         else:
             self._welcome(peer, frame, chain)
 

@@ -18,6 +18,8 @@ from .wire import Wire, connect
 ANSWERS = Limits(note=4096, body=0)
 """What the other end may say."""
 LONGEST_PAUSE = 1.0
+REFUSALS = 5
+"""So often in a row nobody may listen at the door: a process that comes back has another one."""
 
 
 class Link:
@@ -145,19 +147,21 @@ class Link:
 
     async def _run(self) -> None:
         loop, pace = asyncio.get_running_loop(), self._pace
-        away, pause = loop.time(), pace.retry
+        away, pause, refused = loop.time(), pace.retry, 0
         while self.lost is None:
             try:
                 why, served = await self._connection()
+            except ConnectionRefusedError as error:
+                why, served, refused = str(error), False, refused + 1
             except (OSError, TimeoutError) as error:
                 why, served = str(error) or f"no answer within {pace.connect:g} s", False
             except ValueError as error:  # no address, or no TLS for it: trying again doesn't help
                 self._lose(LinkLost(str(error)))
                 return
             if served:
-                away, pause = loop.time(), pace.retry
+                away, pause, refused = loop.time(), pace.retry, 0
                 self.breaks += 1
-            if loop.time() - away > pace.patience:
+            if loop.time() - away > pace.patience or refused == REFUSALS:
                 self._lose(LinkLost(f"{self._door.address} is gone: {why}"))
             elif self.lost is None:
                 await asyncio.sleep(pause)

@@ -13,7 +13,7 @@ import torch
 from ..llm.sampling import sample
 from ..llm.stage import Stage
 from .codecs import Packed, pack, unpack
-from .errors import FrameRefused
+from .errors import FrameRefused, LinkFenced
 from .frame import Codec, Dtype, Frame
 from .inlet import Inlet
 from .leg import Door, Leg, Pace
@@ -59,6 +59,7 @@ class StageHost:
         self._link: Link | None = None
         self._seat: Seat | None = None
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="idlegrid-stage")
 
     async def start(self, address: str = "tcp://127.0.0.1:0") -> Door:
@@ -70,18 +71,20 @@ class StageHost:
     async def join(self, seat: Seat) -> None:
         """Take a seat: connect to the next stage and let the chain in, from step 0 of its epoch on.
 
-        A chain that was served before, or an earlier epoch, is over. Raises LinkLost, LinkRefused, and ValueError for
-        an epoch that is over.
+        A chain that was served before, or an earlier epoch, is over. Waits until the last of its steps is computed, so
+        that a stage that hangs takes none. Raises LinkLost, LinkRefused, and ValueError for an epoch that is over.
         """
         if self._inlet is None:
             raise RuntimeError("the stage was not started")
         if self._seat is not None and seat.chain == self._seat.chain and seat.epoch <= self._seat.epoch:
             raise ValueError(f"the chain is in epoch {self._seat.epoch} here, not in {seat.epoch}")
+        await asyncio.get_running_loop().run_in_executor(self._thread, int)
         layers = self.stage.layers
         leg = Leg(chain=seat.chain, epoch=seat.epoch, model=self.model, layers=layers)
         link = await Link.open(seat.next, leg, tls=self._connect_tls, pace=self._pace)
         await self.leave(keep=seat.chain)
         self._seat, self._link = seat, link
+        self._watch = asyncio.create_task(self._watch_next(seat, link), name="idlegrid-stage-watch")
         self._inlet.admit(seat.chain, epoch=seat.epoch, entry=layers.start, model=self.model)
 
     async def leave(self, keep: bytes | None = None) -> None:
@@ -122,10 +125,21 @@ class StageHost:
                     within=self._pace.patience,
                 )
             except (OSError, TimeoutError, ValueError) as error:
-                # a chain with a gap can't go on: the head misses its answer and opens a new epoch
-                logger.warning("chain %s, epoch %d ends here: %s", seat.chain.hex(), seat.epoch, error)
-                if self._link is link:
-                    await self.leave(keep=seat.chain)
+                await self._give_up(seat, link, error)
+
+    async def _watch_next(self, seat: Seat, link: Link) -> None:
+        await self._give_up(seat, link, await link.over())
+
+    async def _give_up(self, seat: Seat, link: Link, error: Exception) -> None:
+        """A chain with a gap can't go on. The stage before hears why, and tells the one before it, up to the head."""
+        if self._link is not link or self._inlet is None:
+            return
+        layers = self.stage.layers
+        why = f"layers {layers.start} to {layers.stop - 1} lost what comes next: {error}"
+        logger.warning("chain %s, epoch %d: %s", seat.chain.hex(), seat.epoch, why)
+        if not isinstance(error, LinkFenced):  # else another sits here, and the head knows
+            self._inlet.end(seat.chain, why)
+        await self.leave(keep=seat.chain)
 
     def _compute(self, frame: Frame, codec: Codec) -> tuple[bytes, Packed]:
         """What is to be sent on: whatever goes wrong, the head hears of it."""

@@ -122,9 +122,15 @@ class Drive:
             self.seen["guessed"] += sum(len(result.tokens) > 1 for result in results)
 
     def update(self) -> None:
-        """Any step that was computed, not always the first."""
+        """Any step that was computed, not always the first; but those of one sequence in their order."""
         if self.computed:
-            step, results = self.computed.pop(self.draw.randrange(len(self.computed)))
+            step, results = self.computed[self.draw.randrange(len(self.computed))]
+            mine = set(step.sequences)
+            step, results = next(pair for pair in self.computed if mine & set(pair[0].sequences))
+            if self.planned or any(mine & set(other.sequences) for other, _ in self.computed if other is not step):
+                step, results = self.computed[0]
+            self.computed = [pair for pair in self.computed if pair[0] is not step]
+            self.seen["chunks follow"] += any(len(sequence.flights) > 1 for sequence in step.sequences)
             results = [self._cut(result) for result in results]
             for outcome in self.sequencer.update(step, results):
                 self._end(outcome)

@@ -60,7 +60,7 @@ def be_in_two_steps(s):
 
 
 def forget_the_step(s):
-    s.running[0].flight = None
+    s.running[0].flights.clear()
 
 
 def remember_a_step_that_is_gone(s):
@@ -96,7 +96,7 @@ def show_an_old_table(s):
         (lose_a_name, "I5: block . is found as"),
         (be_in_two_steps, "I7: .* more than one step"),
         (forget_the_step, "I7: '0' doesn't know the step"),
-        (remember_a_step_that_is_gone, "I7: '0' believes to be in a step"),
+        (remember_a_step_that_is_gone, "I7: '0' doesn't know the steps"),
         (wait_with_blocks, "'2' waits, but holds"),
         (be_in_the_wrong_phase, "'0' is waiting in the wrong line"),
         (decode_too_early, "'0' decodes with 6 of 8"),

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from idlegrid.actors.llm.chain import Chain
+from idlegrid.actors.llm.chain import Chain, ChainBroken
 from idlegrid.actors.llm.request import Request, Sampling
 from idlegrid.actors.llm.sampling import SamplingRow
 from idlegrid.actors.llm.sequencer import Accepted, Sequencer, SequencerConfig, Step
-from idlegrid.actors.shards.head import ChainBroken
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 LAYERS, VOCAB = 3, 128

@@ -1,6 +1,7 @@
 """Chains over links, in one process: tokens, failures of a step, and epochs."""
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,14 +9,14 @@ import torch
 from cut_scenario import BLOCK, BLOCKS, GREEDY, cuts, generate, requests, sequencer, truth
 from hosts import PACE, Fleet
 
-from idlegrid.actors.llm.chain import LocalChain
+from idlegrid.actors.llm.chain import ChainBroken, LocalChain
 from idlegrid.actors.llm.plan import Plan, Span
 from idlegrid.actors.llm.request import Sampling
 from idlegrid.actors.llm.sampling import SamplingRow
 from idlegrid.actors.llm.stage import Stage
 from idlegrid.actors.shards.errors import LinkFenced
 from idlegrid.actors.shards.frame import Codec
-from idlegrid.actors.shards.head import ChainBroken, StepLost
+from idlegrid.actors.shards.head import StepLost
 
 pytestmark = pytest.mark.slow
 ALL = tuple(cuts())
@@ -95,21 +96,26 @@ def fail_once(stage):
     stage.forward = failing
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_a_lost_stage_is_replaced_and_the_tokens_are_the_same(place, make_model):
-    """The sequencer knows all tokens: after a reset they are computed again, in a new epoch."""
-    draw, model, plans = random.Random(place), make_model("qwen3"), sequencer()
-    asked = requests(draw, 5)
-    with Fleet(model, THREE, deadline=1.0) as fleet:
-        chain = Losing(fleet.connect(), place, after=7)
+def hang(stage):
+    """Its next step takes until the event is set."""
+    forward, release = stage.forward, threading.Event()
 
-        def broken(step):
-            fleet.connect()
-            plans.reset()
+    def hanging(plan, x=None):
+        stage.forward = forward
+        release.wait(60)
+        return forward(plan, x)
 
-        assert generate(plans, chain, asked, draw, broken=broken) == truth(model, asked)
-        assert fleet.head.epoch == 2
-        assert plans.stats().preemptions
+    stage.forward = hanging
+    return release
+
+
+def test_a_stage_that_loses_its_neighbour_tells_the_head(make_model):
+    """From stage to stage; nobody waits for the deadline of a step."""
+    with Fleet(make_model("llama"), THREE, deadline=600.0) as fleet:
+        fleet.connect()
+        fleet.stages[2].thread.run(fleet.stages[2].host.leave()).result()
+        with pytest.raises(ChainBroken, match=r"layers 0 to 0 lost what.*layers 1 to 1 lost what comes next"):
+            fleet.head.compute(Plan(0, (Span(0, (5,), (0,), 1),)), rows())
 
 
 def test_control_without_a_reset_the_tokens_are_wrong(make_model):
@@ -169,9 +175,10 @@ def test_an_answer_that_does_not_come_breaks_the_chain_in_time(make_model):
     model = make_model("llama")
     with Fleet(model, THREE, deadline=0.3) as fleet:
         fleet.connect()
-        fleet.stages[1].thread.run(fleet.stages[1].host.leave()).result()
+        release = hang(fleet.stages[1].stage)
         with pytest.raises(ChainBroken, match=r"no answer to step 0 came within 0.3 s"):
             fleet.head.compute(Plan(0, (Span(0, (5,), (0,), 1),)), rows())
         with pytest.raises(ChainBroken):
             fleet.head.compute(Plan(1, (Span(0, (5,), (0,), 1),)), rows())
+        release.set()
     assert PACE.silence > 0.3  # it was the step's own deadline
