@@ -20,6 +20,8 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 DEADLINE = 90.0
 """Seconds that one call of the browser may take: the machine may be busy."""
+BETWEEN_PAGES = ("navigated or closed", "context was destroyed", "Cannot find context", "Cannot find default execution")
+"""What it says of a question that came just when one page made way for the next."""
 FLAGS = ("--headless=new", "--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-dev-shm-usage",
          "--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-port=0", "--no-sandbox")  # fmt: skip
@@ -114,8 +116,16 @@ class Browser:
     async def until(self, expression: str) -> None:
         """Wait until an expression holds in the page. Raises TimeoutError when it never does."""
         async with asyncio.timeout(DEADLINE):
-            while not await self.script(expression):  # noqa: ASYNC110 - what it waits for happens in another program
+            while not await self._holds(expression):  # noqa: ASYNC110 - what it waits for happens in another program
                 await asyncio.sleep(0.05)
+
+    async def _holds(self, expression: str) -> bool:
+        try:
+            return bool(await self.script(expression))
+        except RuntimeError as error:
+            if any(words in str(error) for words in BETWEEN_PAGES):
+                return False
+            raise
 
     async def complains(self, words: str) -> None:
         """Wait until the console has a message with these words. Raises TimeoutError when it never has."""

@@ -38,14 +38,22 @@ def running(grid, number):
         time.sleep(0.05)
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_runs(start, scheduler):
+def test_a_worker_that_is_told_to_stop_finishes_what_runs(start, scheduler, tmp_path):
     _, address = scheduler
     one, two = worker(start, address, "one", "europe-west"), worker(start, address, "two")
     with Grid(address) as grid:
-        futures = [grid.submit(time.sleep, 2, ask=EMBEDDING) for _ in range(2)]
+        go_on = tmp_path / "go on"
+
+        def until_told():
+            deadline = time.monotonic() + 60
+            while not go_on.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+        futures = [grid.submit(until_told, ask=EMBEDDING) for _ in range(2)]
         running(grid, 2)
         one.stop()
         one.line("stopping: what runs is finished first; once more to stop now")
+        go_on.touch()
         late = grid.submit(lambda: __import__("distributed").get_worker().name, ask=EMBEDDING)
         grid.client.gather(futures)
         assert late.result(timeout=30) == "two", "a worker that leaves takes nothing new"
