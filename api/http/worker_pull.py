@@ -68,7 +68,7 @@ class Counter:
 
     def greet(self, worker_id: str, region: str | None, types: Iterable[str]) -> Donor:
         """Note that a worker is here and what it takes. Raises Problem 422 when nobody knows what it takes."""
-        known = next((row for row in self._store.workers.list() if row.facts.id == worker_id), None)
+        known = self._store.workers.get(worker_id)
         takes = frozenset(types) or (known.facts.supported_types if known else frozenset())
         if not takes:
             told = FieldError(location="query", field="types", code="missing", detail="say what this worker runs")

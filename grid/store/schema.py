@@ -126,7 +126,7 @@ usage = Table(  # no foreign key: what was used is still known when the job is d
     Column("at", BigInteger, nullable=False),
 )
 Index("ix_usage_type", usage.c.type, usage.c.at)
-Index("ix_usage_worker", usage.c.worker_id)
+Index("ix_usage_worker", usage.c.worker_id, usage.c.at)
 
 outbox = Table(
     "outbox",

@@ -20,15 +20,18 @@ ON CONFLICT (id) DO UPDATE SET name = excluded.name, status = excluded.status, r
   last_heartbeat = excluded.last_heartbeat
 """
 HEARTBEAT = "UPDATE workers SET status = :status, last_heartbeat = {now} WHERE id = :id"
-SELECT = """
-SELECT workers.*, u.total_jobs, u.held_us, a.completed, a.ended
+RECENT = 200
+"""Jobs of a worker that its success rate and its latency look back on: what is read is not what there is."""
+SELECT = f"""
+SELECT workers.*, (SELECT count(*) FROM usage WHERE usage.worker_id = workers.id) AS total_jobs,
+  (SELECT avg(held_us) FROM (SELECT held_us FROM usage WHERE usage.worker_id = workers.id
+    ORDER BY usage.at DESC LIMIT {RECENT}) AS recent) AS held_us,
+  (SELECT avg(good) FROM (SELECT CASE WHEN outcome = 'completed' THEN 1.0 ELSE 0.0 END AS good FROM attempts
+    WHERE attempts.worker_id = workers.id AND outcome IN ('completed', 'failed', 'died', 'lost', 'timeout')
+    ORDER BY attempts.begun_at DESC LIMIT {RECENT}) AS recent) AS success_rate
 FROM workers
-LEFT JOIN (SELECT worker_id, count(*) AS total_jobs, avg(held_us) AS held_us FROM usage GROUP BY worker_id) AS u
-  ON u.worker_id = workers.id
-LEFT JOIN (SELECT worker_id, sum(CASE WHEN outcome = 'completed' THEN 1 ELSE 0 END) AS completed, count(*) AS ended
-  FROM attempts WHERE outcome IN ('completed', 'failed', 'died', 'lost', 'timeout') GROUP BY worker_id) AS a
-  ON a.worker_id = workers.id
 """
+ONE = f"{SELECT} WHERE workers.id = :id"
 RUNNING = """
 SELECT count(*) AS n FROM jobs
 WHERE status = 'running' AND lease_until > {now} AND (worker_id = :id OR (worker_id IS NULL AND holder = :holder))
@@ -51,9 +54,15 @@ class WorkerStore:
         values = {name: getattr(facts, name) for name in WorkerFacts.__slots__ if name != "supported_types"}
         with self._database.write() as session:
             session.run(UPSERT, {**values, "types": to_json(sorted(facts.supported_types))})
-            row = session.first(f"{SELECT} WHERE workers.id = :id", {"id": facts.id})
+            row = session.first(ONE, {"id": facts.id})
         assert row is not None
         return worker_record(row)
+
+    def get(self, id: str) -> WorkerRecord | None:  # noqa: A002
+        """One worker; None: nobody knows it."""
+        with self._database.read() as session:
+            row = session.first(ONE, {"id": id})
+        return None if row is None else worker_record(row)
 
     def heartbeat(self, id: str, status: str = "online") -> bool:  # noqa: A002
         """It lives. False when nobody knows it."""
@@ -96,7 +105,7 @@ def worker_record(row: Row) -> WorkerRecord:
         registered_at=instant(row["registered_at"]),
         last_heartbeat=instant_or_none(row["last_heartbeat"]),
         total_jobs=row["total_jobs"] or 0,
-        success_rate=row["completed"] / row["ended"] if row["ended"] else None,
+        success_rate=None if row["success_rate"] is None else float(row["success_rate"]),
         avg_latency_ms=float(row["held_us"]) / 1000 if row["held_us"] is not None else None,
         reliability=json.loads(row["reliability"]) if row["reliability"] else None,
         models=frozenset(json.loads(row["models"])) if row["models"] else frozenset(),

@@ -24,6 +24,8 @@ def test_what_a_worker_says_is_kept(store: Store):
     assert (again.facts.name, again.facts.status, again.registered_at) == ("new", "draining", first.registered_at)
     assert store.workers.heartbeat("w", "busy")
     assert not store.workers.heartbeat("x")
+    assert store.workers.get("x") is None
+    assert store.workers.get("w").facts.status == "busy"
     [listed] = store.workers.list()
     assert listed.facts.status == "busy"
     assert listed.last_heartbeat >= again.last_heartbeat

@@ -20,6 +20,8 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     op.add_column("attempts", Column("verdicts", sa.Text))
     op.create_index("ix_attempts_worker", "attempts", ["worker_id", "begun_at"])
+    op.drop_index("ix_usage_worker", "usage")
+    op.create_index("ix_usage_worker", "usage", ["worker_id", "at"])
     _workers()
     op.drop_table("credentials")
     _credentials()
