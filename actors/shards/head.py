@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
+import statistics
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -16,7 +19,14 @@ from .inlet import Inlet
 from .leg import Door, Leg, Pace
 from .link import Link
 from .loop_thread import LoopThread
-from .step_wire import StepFailed, sampled_from_note, step_to_note, to_rows
+from .step_wire import Spent, StepFailed, sampled_from_note, step_to_note, to_rows
+
+MOST = 32
+"""Steps that a chain may ask for."""
+TRIPS = 31
+"""Steps by which their number is chosen."""
+SLACK = 0.25
+"""Of a step: what a hop costs is no reason for another one."""
 
 
 class StepLost(RuntimeError):
@@ -40,12 +50,16 @@ class Head:
         connect_tls: ssl.SSLContext | None = None,
         pace: Pace | None = None,
         deadline: float = 30.0,
+        depth: int | None = None,
     ) -> None:
-        """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take. Raises OSError."""
+        """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take. `depth`: steps that
+        should be under way; None: as many as the round trip asks for. Raises OSError."""
         self.chain, self.model, self.layers, self.deadline = chain, model, layers, deadline
         self.epoch = 0
-        self.depth = 1
-        """Of steps under way."""
+        self.depth = depth or 1
+        """How many steps should be under way: M*, the round trip in times of the busiest stage."""
+        self._trips: deque[float] | None = deque(maxlen=TRIPS) if depth is None else None
+        self._sent: dict[int, float] = {}
         self.connect_tls, self.pace = connect_tls, pace or Pace()
         self._link: Link | None = None
         self._why = "the chain is not connected"
@@ -115,6 +129,7 @@ class Head:
         leg = Leg(chain=self.chain, epoch=self.epoch, model=self.model)
         self._link = link = await Link.open(first, leg, tls=self.connect_tls, pace=self.pace)
         self._next = 0
+        self._sent.clear()
         self._tasks = [task for task in self._tasks if not task.done()]
         self._tasks.append(asyncio.create_task(self._watch(link), name="idlegrid-head-watch"))
 
@@ -143,6 +158,7 @@ class Head:
             async with asyncio.timeout(self.deadline):
                 async with self._sending:  # in the order of positions: locks are fair
                     await link.send(position, note=note, within=self.deadline)
+                    self._sent[position] = asyncio.get_running_loop().time()
                 return await answer
         except (LinkLost, LinkRefused, TimeoutError) as error:
             why = str(error) or f"no answer to step {step} came within {self.deadline:g} s"
@@ -152,6 +168,7 @@ class Head:
         finally:
             if self._pending.get(position) is answer:
                 del self._pending[position]
+                self._sent.pop(position, None)
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # nobody else will look at it
 
@@ -162,13 +179,23 @@ class Head:
             if answer is None or answer.done() or frame.epoch != self.epoch:
                 continue
             try:
-                said = sampled_from_note(frame.note)
+                said, spent = sampled_from_note(frame.note)
+                self._measure(frame.step, spent)
             except FrameRefused as error:
                 said = StepFailed(str(error))
             if isinstance(said, StepFailed):
                 answer.set_exception(StepLost(said.why))
             else:
                 answer.set_result(said)
+
+    def _measure(self, position: int, spent: Spent) -> None:
+        """While one step passes the other stages and the wires, the busiest can compute so many others."""
+        sent = self._sent.get(position)
+        if self._trips is None or sent is None or spent.busiest <= 0:
+            return
+        trip = asyncio.get_running_loop().time() - sent - spent.waited
+        self._trips.append(trip / spent.busiest)
+        self.depth = min(MOST, max(1, math.ceil(statistics.median(self._trips) - SLACK)))
 
     async def _close(self) -> None:
         await self._break("the chain was closed")

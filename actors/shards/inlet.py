@@ -26,7 +26,7 @@ MOST_PEERS = 256
 """Connections at a time; more are closed at once."""
 LONGEST_WHY = 400
 """Characters of what a sender is told, which passes from stage to stage."""
-WINDOW = 16
+WINDOW = 64
 """Steps of one chain that may be under way or wait here."""
 
 
@@ -59,9 +59,12 @@ class Inlet:
         self._token = secrets.token_hex(16)
         self._chains: dict[bytes, _Chain] = {}
         self._peers: set[_Peer] = set()
-        self._queue: deque[Frame] = deque()
+        self.waited = 0.0
+        """Seconds for which the step that was taken last lay here."""
+        self._queue: deque[tuple[Frame, float]] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._listener: Listener | None = None
+        self._now = asyncio.get_running_loop().time
         self._watch = asyncio.create_task(self._watch_silence(), name="idlegrid-inlet")
 
     @classmethod
@@ -151,7 +154,8 @@ class Inlet:
 
     def _take(self) -> Frame | None:
         while self._queue:
-            frame = self._queue.popleft()
+            frame, came = self._queue.popleft()
+            self.waited = self._now() - came
             chain = self._chains.get(frame.chain)
             if chain is None or frame.epoch != chain.fence.epoch:
                 continue  # the chain went on while it waited
@@ -243,7 +247,7 @@ class Inlet:
             raise FrameRefused(f"more than {self.limits.waiting} bytes came before they were taken")
         chain.fence.take()
         chain.waiting += size
-        self._queue.append(frame)
+        self._queue.append((frame, self._now()))
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -113,7 +114,7 @@ class StageHost:
             seat, link = self._seat, self._link
             if seat is None or link is None or (frame.chain, frame.epoch) != (seat.chain, seat.epoch):
                 continue
-            note, packed = await loop.run_in_executor(self._thread, self._compute, frame, seat.codec)
+            note, packed = await loop.run_in_executor(self._thread, self._compute, frame, seat.codec, inlet.waited)
             try:
                 await link.send(
                     frame.step,
@@ -141,18 +142,18 @@ class StageHost:
             self._inlet.end(seat.chain, why)
         await self.leave(keep=seat.chain)
 
-    def _compute(self, frame: Frame, codec: Codec) -> tuple[bytes, Packed]:
+    def _compute(self, frame: Frame, codec: Codec, waited: float) -> tuple[bytes, Packed]:
         """What is to be sent on: whatever goes wrong, the head hears of it."""
         try:
-            return self._forward(frame, codec)
+            return self._forward(frame, codec, waited)
         except Exception as error:  # the step is lost, the chain goes on
             layers = self.stage.layers
             logger.exception("layers %d to %d failed", layers.start, layers.stop - 1)
             why = f"layers {layers.start} to {layers.stop - 1}: {type(error).__name__}: {error}"
             return failed_to_note(why), NOTHING
 
-    def _forward(self, frame: Frame, codec: Codec) -> tuple[bytes, Packed]:
-        stage = self.stage
+    def _forward(self, frame: Frame, codec: Codec, waited: float) -> tuple[bytes, Packed]:
+        stage, since = self.stage, time.perf_counter()
         x: torch.Tensor | None = None
         if not stage.first and frame.dtype is not Dtype.NONE:
             x = unpack(frame)
@@ -164,5 +165,7 @@ class StageHost:
         y = stage.forward(said.plan, x)
         self.computed += 1
         if stage.last:
-            return sampled_to_note(sample(y, rows)), NOTHING
-        return step_to_note(said.plan, said.rows, ids=False), pack(y, codec)
+            sampled = sample(y, rows)
+            return sampled_to_note(sampled, said.spent.and_here(time.perf_counter() - since, waited)), NOTHING
+        packed, spent = pack(y, codec), said.spent.and_here(time.perf_counter() - since, waited)
+        return step_to_note(said.plan, said.rows, ids=False, spent=spent), packed

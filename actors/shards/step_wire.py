@@ -6,6 +6,7 @@ of the right kinds and sizes; that a plan can be computed, the stage checks (`ll
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,23 @@ _SEEDS = 2**64
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the time of a step went, in seconds."""
+
+    busiest: float = 0.0
+    """Of the stage that computed longest."""
+    waited: float = 0.0
+    """For stages that were busy with steps before it."""
+
+    def and_here(self, computing: float, waited: float) -> Spent:
+        """With another stage."""
+        return Spent(max(self.busiest, computing), self.waited + waited)
+
+
+NOTHING_SPENT = Spent()
+
+
+@dataclass(frozen=True, slots=True)
 class StepNote:
     """A step as a stage gets it."""
 
@@ -32,6 +50,8 @@ class StepNote:
     """With zeros for token ids, except on the first stage."""
     rows: bytes
     """How tokens are chosen, for the last stage: see `to_rows`."""
+    spent: Spent = NOTHING_SPENT
+    """In the stages before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +71,13 @@ class _Penalised:
 # ---- plans
 
 
-def step_to_note(plan: Plan, rows: bytes, *, ids: bool) -> bytes:
+def step_to_note(plan: Plan, rows: bytes, *, ids: bool, spent: Spent = NOTHING_SPENT) -> bytes:
     """`ids`: with token ids, as the first stage needs them; else with their number."""
     spans = [(span.start, span.tokens if ids else len(span.tokens), span.blocks, span.logits) for span in plan.spans]
     copies = [(copy.source, copy.target) for copy in plan.copies]
-    return to_note({"step": plan.step, "spans": spans, "copies": copies, "rows": rows})
+    return to_note(
+        {"step": plan.step, "spans": spans, "copies": copies, "rows": rows, "spent": (spent.busiest, spent.waited)}
+    )
 
 
 def step_from_note(note: Buffer, hidden: int | None) -> StepNote | StepFailed:
@@ -68,7 +90,7 @@ def step_from_note(note: Buffer, hidden: int | None) -> StepNote | StepFailed:
             raise FrameRefused(f"a plan came with {hidden} rows of hidden states, and is of another number of tokens")
         spans = tuple(_span(span, hidden is None) for span in value["spans"])
         copies = tuple(Copy(_count(source), _count(target)) for source, target in value["copies"])
-        return StepNote(Plan(_count(value["step"]), spans, copies), bytes(value["rows"]))
+        return StepNote(Plan(_count(value["step"]), spans, copies), bytes(value["rows"]), _spent(value))
     except (KeyError, TypeError, ValueError) as error:
         raise FrameRefused(f"a step came that can't be read: {error!r}") from None
 
@@ -147,20 +169,22 @@ def _read_row(said: Any) -> SamplingRow:
 # ---- what came of it
 
 
-def sampled_to_note(sampled: Sampled) -> bytes:
+def sampled_to_note(sampled: Sampled, spent: Spent = NOTHING_SPENT) -> bytes:
     """The answer of the last stage."""
     logprobs = [None if one is None else (one.token, one.logprob, one.top) for one in sampled.logprobs]
-    return to_note({"ids": sampled.ids, "logprobs": logprobs, "lost": sampled.failed})
+    return to_note(
+        {"ids": sampled.ids, "logprobs": logprobs, "lost": sampled.failed, "spent": (spent.busiest, spent.waited)}
+    )
 
 
-def sampled_from_note(note: Buffer) -> Sampled | StepFailed:
+def sampled_from_note(note: Buffer) -> tuple[Sampled | StepFailed, Spent]:
     """Raises FrameRefused."""
     value = from_note(note)
     try:
         if "failed" in value:
-            return StepFailed(_text(value["failed"]))
+            return StepFailed(_text(value["failed"])), Spent()
         logprobs = tuple(map(_logprob, value["logprobs"]))
-        return Sampled(tuple(map(_count, value["ids"])), logprobs, tuple(map(_count, value["lost"])))
+        return Sampled(tuple(map(_count, value["ids"])), logprobs, tuple(map(_count, value["lost"]))), _spent(value)
     except (KeyError, TypeError, ValueError) as error:
         raise FrameRefused(f"an answer came that can't be read: {error!r}") from None
 
@@ -170,6 +194,13 @@ def _logprob(said: Any) -> TokenLogprob | None:
         return None
     token, logprob, top = said
     return TokenLogprob(_count(token), float(logprob), tuple((_count(one), float(value)) for one, value in top))
+
+
+def _spent(said: Any) -> Spent:
+    busiest, waited = map(float, said["spent"])
+    if not (0 <= busiest < math.inf and 0 <= waited < math.inf):
+        raise ValueError(f"{said['spent']} are no seconds")
+    return Spent(busiest, waited)
 
 
 def _count(value: Any) -> int:

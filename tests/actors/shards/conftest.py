@@ -56,3 +56,23 @@ def carrier(request):
     if request.param == "tls":
         return Carrier("tls://127.0.0.1:0", *request.getfixturevalue("certificate"))
     return Carrier(f"{request.param}://127.0.0.1:0")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from engine_scenario import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def model(make_model):  # noqa: F811
+    return make_model("llama")
+
+
+@pytest.fixture(scope="session")
+def right(model, tokenizer):
+    """Tokens by request of an undisturbed run of `engine_scenario.asked()`."""
+    from engine_scenario import undisturbed
+
+    return undisturbed(model, tokenizer)

@@ -108,9 +108,11 @@ class Grid:
         self.loop = LoopThread("grid")
         self.chain: Failover
 
-    def open(self, patience: Patience = PATIENCE, deadline: float = 60.0) -> Self:
+    def open(self, patience: Patience = PATIENCE, **head_options: Any) -> Self:
+        options = {"pace": self.pace, "deadline": 60.0} | head_options
+
         async def opened() -> Failover:
-            head = await asyncio.to_thread(Head, uuid.uuid4().bytes, MODEL, LAYERS, pace=self.pace, deadline=deadline)
+            head = await asyncio.to_thread(lambda: Head(uuid.uuid4().bytes, MODEL, LAYERS, **options))
             places = [stage.place() for stage in self.stages]
             return await Failover(head, places, self.replace, patience=patience).open()
 

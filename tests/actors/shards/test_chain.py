@@ -56,10 +56,10 @@ def test_several_steps_may_be_under_way(make_model):
     model = make_model("llama")
     with Fleet(model, THREE) as fleet:
         fleet.connect()
-        plans = [Plan(step, (Span(0, (step,), (step,), 1),)) for step in range(40)]
+        plans = [Plan(step, (Span(0, (step,), (step,), 1),)) for step in range(90)]
         answers = [fleet.head.submit(plan, rows()) for plan in plans]
         ids = [answer.result().ids[0] for answer in answers]
-    assert ids == [int(model.logits([step])[-1].argmax()) for step in range(40)]
+    assert ids == [int(model.logits([step])[-1].argmax()) for step in range(90)]
 
 
 def test_bfloat16_halves_what_travels_and_a_bfloat16_model_loses_nothing(make_model):

@@ -10,6 +10,7 @@ from idlegrid.actors.llm.sampling import Sampled, SamplingRow, sample
 from idlegrid.actors.shards.errors import FrameRefused
 from idlegrid.actors.shards.notes import to_note
 from idlegrid.actors.shards.step_wire import (
+    Spent,
     StepFailed,
     failed_to_note,
     rows_from,
@@ -99,10 +100,12 @@ def test_tokens_chosen_elsewhere_are_those_chosen_here(seed):
 
     logits = torch.randn(len(rows()), 32, generator=torch.Generator().manual_seed(seed))
     here, there = sample(logits, rows()), sample(logits, rows_from(to_rows(rows())))
-    assert sampled_from_note(sampled_to_note(there)) == here
+    assert sampled_from_note(sampled_to_note(there)) == (here, Spent())
 
 
 def test_what_became_of_a_step_arrives():
     sampled = Sampled((3, 5), (None, TokenLogprob(5, -0.5, ((5, -0.5), (1, -2.0)))), (0,))
-    assert sampled_from_note(sampled_to_note(sampled)) == sampled
-    assert sampled_from_note(failed_to_note("no")) == step_from_note(failed_to_note("no"), 0) == StepFailed("no")
+    spent = Spent(0.25, 0.5).and_here(0.125, 0.25)
+    assert spent == Spent(0.25, 0.75)
+    assert sampled_from_note(sampled_to_note(sampled, spent)) == (sampled, spent)
+    assert sampled_from_note(failed_to_note("no"))[0] == step_from_note(failed_to_note("no"), 0) == StepFailed("no")
