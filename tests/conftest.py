@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> No
     """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
     os.chdir(tmp_path_factory.mktemp("empty"))
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # the embedded store, the secret, outboxes
+
+
+@pytest.fixture(autouse=True)
+def _the_same_gpus_afterwards() -> Iterator[None]:
+    """An agent chooses its GPU for its whole process: the next test's workers would all be that GPU's one donor."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    yield
+    if before is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from idlegrid.grid.job_types import ALONE, RunContext
+from idlegrid.grid.config import kinds
+from idlegrid.grid.job_types import ALONE, RunContext, register
 from idlegrid.grid.jobs import Ask
 
 NAME = "trial"
@@ -26,6 +27,12 @@ def install(folder: Path) -> Path:
     (facts / "entry_points.txt").write_text(f"[idlegrid.job_types]\n{NAME} = trial:JOB_TYPE\n")
     shutil.copy(__file__, folder / "trial.py")
     return folder
+
+
+def look_again() -> None:
+    """Forget which job types are installed: `sys.path` has changed."""
+    register.cache_clear()
+    kinds._job_types.cache_clear()
 
 
 class TrialParams(BaseModel):

@@ -173,7 +173,7 @@ class TestPlacement:
             assert "2 × paused" in why["summary"]
         finally:
             states = [grid.control(name, "resume")["state"] for name in ("local-0", "local-1")]
-        assert states == ["online"] * 2
+        assert set(states) <= {"online", "busy"}, "the task that waited may have begun already"
         assert future.result(timeout=30) == 2
 
     def test_orders_that_can_not_be_followed(self, grid):

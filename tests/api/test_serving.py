@@ -33,8 +33,8 @@ def worker(start, address, name, region="asia-east", *words):
 
 def running(grid, number):
     deadline = time.monotonic() + 30
-    while sum(grid.state()["running_by_type"].values()) < number:
-        assert time.monotonic() < deadline
+    while sum((state := grid.state())["running_by_type"].values()) < number:
+        assert time.monotonic() < deadline, state
         time.sleep(0.05)
 
 

@@ -11,9 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trial import install
-
-from idlegrid.grid.job_types import register
+from trial import install, look_again
 
 LONG = os.environ.get("CHAOS", "") == "long"
 """Whether `make chaos` runs this: as long as RELIABILITY's table says; else long enough to see every kind of fault."""
@@ -31,6 +29,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(packages))
     monkeypatch.setenv("PYTHONPATH", str(packages))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    register.cache_clear()
+    look_again()
     yield tmp_path
-    register.cache_clear()
+    look_again()

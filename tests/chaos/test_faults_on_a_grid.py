@@ -24,9 +24,8 @@ import torch
 from distributed import Client as DaskClient
 from grid_processes import DEADLINE, GridThread
 from postgres import PostgresServer
-from trial import install
+from trial import install, look_again
 
-from idlegrid.grid.job_types import register
 from idlegrid.grid.jobs import JobStatus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -62,10 +61,10 @@ def environment(folder, server):
         "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
     }.items():
         patch.setenv(name, value)
-    register.cache_clear()
+    look_again()
     yield
     patch.undo()
-    register.cache_clear()
+    look_again()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from distributed import Client, KilledWorker
 from grid_processes import GridThread
-from trial import install
+from trial import install, look_again
 
 from idlegrid.api.agent import worker_part
 from idlegrid.api.donor import orders
@@ -28,7 +28,6 @@ from idlegrid.api.donor.sensors import FileSensors
 from idlegrid.api.donor.work import Want, Workplace
 from idlegrid.api.supervision import Part
 from idlegrid.grid.donors import Donor, Limits
-from idlegrid.grid.job_types import register
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.pipelines.dispatch.doors import Doors
 from idlegrid.scheduler_plugins.machine import VARIABLE, to_variable
@@ -58,12 +57,12 @@ def grid(tmp_path_factory):
         "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
     }.items():
         patch.setenv(name, value)
-    register.cache_clear()
+    look_again()
     thread = GridThread(workers=1)
     yield thread
     thread.close()
     patch.undo()
-    register.cache_clear()
+    look_again()
 
 
 class Donation:

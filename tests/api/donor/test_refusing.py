@@ -17,7 +17,7 @@ import dask
 import pytest
 from distributed import Client, Scheduler
 from grid_processes import GridThread
-from trial import install
+from trial import install, look_again
 
 from idlegrid.api.agent import worker_part
 from idlegrid.api.donor import orders
@@ -25,7 +25,6 @@ from idlegrid.api.donor.orders import OrderDesk
 from idlegrid.api.supervision import Supervised
 from idlegrid.grid import capability
 from idlegrid.grid.donors import Donor, Limits
-from idlegrid.grid.job_types import register
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.secret import load_secret
 from idlegrid.grid.store import NewJob
@@ -64,12 +63,12 @@ def grid(tmp_path_factory):
         "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
     }.items():
         patch.setenv(name, value)
-    register.cache_clear()
+    look_again()
     thread = GridThread(workers=1)
     yield thread
     thread.close()
     patch.undo()
-    register.cache_clear()
+    look_again()
 
 
 class Stage:

@@ -12,9 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "scheduler_plugins"))  # its small clusters
 
 from service import Service
-from trial import install
+from trial import install, look_again
 
-from idlegrid.grid.job_types import register
 from idlegrid.grid.store import Store, open_store
 from idlegrid.pipelines.dispatch import runner
 
@@ -28,9 +27,9 @@ def _trial_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trial(_trial_package: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The job type `trial` is installed."""
     monkeypatch.syspath_prepend(str(_trial_package))
-    register.cache_clear()
+    look_again()
     yield
-    register.cache_clear()
+    look_again()
 
 
 @pytest.fixture(autouse=True)
