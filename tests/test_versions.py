@@ -20,7 +20,7 @@ LOCK = {
 }
 LOCKED = [
     requirement
-    for requirement in [*BASE, *(one for name in ("api", "worker", "image", "audio", "dev") for one in EXTRAS[name])]
+    for requirement in [*BASE, *(one for name in ("api", "worker", "image", "audio", "redis", "dev") for one in EXTRAS[name])]
     if requirement.name != "idlegrid"
 ]
 
@@ -31,7 +31,7 @@ def conda_requirements() -> dict[str, str]:
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     found = {}
     for line in [*conda, *pip]:
-        name, rest = re.match(r"([\w\[\].-]+?)((?:[=<>].*)?)$", line).groups()
+        name, rest = re.match(r"([\w\[\],.-]+?)((?:[=<>].*)?)$", line).groups()
         found[name] = re.sub(r"^=(?!=)", "==", rest)
     return found
 
