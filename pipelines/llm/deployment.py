@@ -35,12 +35,33 @@ class Deployment:
     allow_cross_region: bool = True
     gpu_memory_gb: float | None = None
     """GPU memory that a replica needs, in GB. None: what the catalogue says on a GPU, else 0."""
+    stages: int | None = None
+    """Split each replica over so many donors, each with a part of the layers. 0: over as many as it takes. None: one
+    donor holds all, unless `layers` says otherwise."""
+    layers: tuple[tuple[int, int], ...] | None = None
+    """The parts, given: first layer and the one after the last, of each. They must follow each other from layer 0."""
 
     def __post_init__(self) -> None:
         if self.replicas < 0:
             raise ValueError(f"replicas must be 0 or more, not {self.replicas}")
+        self._check_split()
         self.spec()
         self.ask()
+
+    @property
+    def split(self) -> bool:
+        """Whether a replica is several stages, on donors of their own."""
+        return self.stages is not None or self.layers is not None
+
+    def _check_split(self) -> None:
+        if self.stages is not None and self.stages < 0:
+            raise ValueError(f"stages must be 0 (as many as it takes) or more, not {self.stages}")
+        if self.layers is not None:
+            _check_layers(self.layers)
+            if self.stages not in (None, len(self.layers)):
+                raise ValueError(f"{len(self.layers)} ranges of layers are given, but stages is {self.stages}")
+        if self.split and self.engine not in ("auto", "torch"):
+            raise ValueError(f"only the torch engine can be split into stages, not {self.engine!r}")
 
     def spec(self) -> EngineSpec:
         """What each replica loads."""
@@ -65,6 +86,18 @@ class Deployment:
             excluded=excluded,
             deaths_allowed=0,
         )
+
+
+def _check_layers(layers: tuple[tuple[int, int], ...]) -> None:
+    if not layers:
+        raise ValueError("layers must name at least one range, such as (0, 12)")
+    end = 0
+    for start, stop in layers:
+        if start != end:
+            raise ValueError(f"layers {start} to {stop - 1} must begin at {end}: each range follows the one before")
+        if stop <= start:
+            raise ValueError(f"the range from layer {start} must end after it, not before layer {stop}")
+        end = stop
 
 
 class Phase(StrEnum):
@@ -103,3 +136,16 @@ class Replica:
     """When it became ready. None: it never did."""
     why: str = ""
     """Of a replica that ended: what happened. Of one that is placed: what it waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Layers of a model on a donor. A replica that is not split holds all of them."""
+
+    donor_id: str
+    """Empty while it is placed."""
+    layers: range
+    """Empty while nobody knows how many the model has."""
+    phase: Phase
+    replica: int
+    """Its epoch."""

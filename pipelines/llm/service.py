@@ -18,7 +18,7 @@ from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost
 from ...grid import catalogue
 from ...grid.suggest import did_you_mean
-from .deployment import Deployment, Phase
+from .deployment import Deployment, Held, Phase
 from .link import GridLink
 from .reconcile import Patience
 from .replica import LiveReplica
@@ -50,6 +50,10 @@ class Served:
     """How often a stream lost its replica and went on elsewhere."""
     why: str
     """Why fewer serve than are wanted; empty when all do."""
+    coverage: tuple[Held, ...] = ()
+    """Who holds which layers now, by replica and layer."""
+    num_layers: int | None = None
+    """Of the model. None while nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
