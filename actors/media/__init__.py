@@ -1,0 +1,1 @@
+"""Sound and pictures of strangers, decoded where they can do no harm."""
