@@ -1,8 +1,9 @@
-"""The store: jobs, results, events, keys and workers in SQLite or PostgreSQL. Needs the extra `api`."""
+"""The store: jobs, results, events, keys, workers and deployments in SQLite or PostgreSQL. Needs the extra `api`."""
 
 from ..job_rules import Stale
 from .audit import AuditStore, By
 from .credentials import BadRefreshToken, CredentialStore, TooManyWorkers
+from .deployments import SERVING, AlreadyDeployed, DeploymentRecord, DeploymentStore
 from .donor_values import (
     Answer,
     AuditEntry,
@@ -21,6 +22,7 @@ from .errors import IdempotencyConflict, QueueFull, StoreUnavailable
 from .events import EventStore
 from .jobs import JobStore
 from .keys import KeyStore
+from .leases import Lease, LeaseStore
 from .nonces import NonceStore
 from .store import Store, open_store
 from .values import (
@@ -42,7 +44,9 @@ from .values import (
 from .workers import WorkerStore
 
 __all__ = [
+    "SERVING",
     "Accepted",
+    "AlreadyDeployed",
     "Answer",
     "ApiKey",
     "Attempt",
@@ -54,6 +58,8 @@ __all__ = [
     "By",
     "Claim",
     "CredentialStore",
+    "DeploymentRecord",
+    "DeploymentStore",
     "DonorRecord",
     "DonorStore",
     "Enrolment",
@@ -63,6 +69,8 @@ __all__ = [
     "IdempotencyConflict",
     "JobStore",
     "KeyStore",
+    "Lease",
+    "LeaseStore",
     "NewJob",
     "NewWorker",
     "NonceStore",

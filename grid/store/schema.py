@@ -271,3 +271,27 @@ audit = Table(  # what was done with access to the grid; no foreign key: it outl
     sqlite_autoincrement=True,
 )
 Index("ix_audit_worker", audit.c.worker_id, audit.c.seq)
+
+deployments = Table(  # language models that are wanted; no foreign key: whoever serves them is no row
+    "deployments",
+    metadata,
+    Column("model", NAME, primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("wanted", Boolean, nullable=False),  # false: withdrawn, and not gone yet
+    Column("version", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),  # who changed it last
+    Column("report", Text),  # of whoever serves it
+    Column("reported_at", BigInteger),
+)
+
+leases = Table(  # of processes, for what only one may do
+    "leases",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("holder", NAME, nullable=False),
+    Column("place", Text),  # base URL at which it is reached
+    Column("fence", BigInteger, nullable=False),  # grows with each other holder
+    Column("until", BigInteger, nullable=False),
+)

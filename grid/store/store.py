@@ -10,12 +10,14 @@ from ..vault import Vault
 from .audit import AuditStore
 from .credentials import CredentialStore
 from .database import Database, make_folder, parsed_url
+from .deployments import DeploymentStore
 from .donors import DonorStore
 from .enrolments import EnrolmentStore
 from .errors import StoreUnavailable
 from .events import EventStore
 from .jobs import JobStore
 from .keys import KeyStore
+from .leases import LeaseStore
 from .migrations import runner
 from .nonces import NonceStore
 from .postgres import PostgresMoves
@@ -41,6 +43,8 @@ class Store:
         self.donors = DonorStore(database)
         self.nonces = NonceStore(database)
         self.audit = AuditStore(database)
+        self.deployments = DeploymentStore(database)
+        self.leases = LeaseStore(database)
 
     def upgrade(self) -> None:
         """Bring the database to this version's schema. Several processes may do it at once. Raises StoreUnavailable."""
