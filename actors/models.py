@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 from ..grid import catalogue
+from .digests import sha256_of
 
 # Weights only from safetensors, and no code: what is not in this list is never fetched.
 _WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors"]
@@ -57,10 +58,11 @@ def _from_hub(model_id: str, fetch: bool) -> Path:
 
 
 def revision(folder: Path) -> str:
-    """What identifies the weights: 16 hex digits of SHA-256 over the configuration and every safetensors file."""
+    """What identifies the weights: 16 hex digits of SHA-256 over the configuration and every safetensors file.
+
+    Large files are read once (see `digests`)."""
     digest = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.rglob("*.safetensors")]):
         digest.update(f"{path.relative_to(folder)}\n".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(sha256_of(path))
     return digest.hexdigest()[:16]
