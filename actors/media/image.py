@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .limits import ImageLimits
+from .decoders import DECODERS
+from .limits import ImageLimits, MediaError, check_size
+
+ONLINE = ImageLimits()
 
 
-def decode_image(data: bytes, *, limits: ImageLimits = ImageLimits()) -> NDArray[np.uint8]:  # noqa: B008 - frozen
+def decode_image(data: bytes, *, limits: ImageLimits = ONLINE) -> NDArray[np.uint8]:
     """Decode PNG, JPEG, WebP, GIF or BMP to (H, W, 3) RGB: upright, the first frame, transparency dropped.
 
-    Raises MediaError for a file that is broken or beyond the limits, DecoderUnavailable where it can't be done at all.
+    In a decoder's process; blocks. Raises MediaError for a file that is broken or beyond the limits, DecoderUnavailable
+    where it can't be done at all.
     """
-    from .reading_image import pixels
-
-    return pixels(data, limits)
+    check_size(len(data), limits, "picture")
+    head = {"kind": "image", "limits": asdict(limits)}
+    ((told, found),) = DECODERS.ask(head, data, seconds=limits.wall_seconds, most=3 * limits.max_pixels)
+    height, width = int(told["height"]), int(told["width"])
+    if height * width * 3 != len(found):
+        raise MediaError(f"the decoder gave {len(found):,} bytes for {width:,} × {height:,} pixels")
+    return np.frombuffer(found, np.uint8).reshape(height, width, 3)
 
 
 def encode_png(array: NDArray[np.uint8]) -> bytes:

@@ -50,3 +50,11 @@ class ImageLimits:
     """Width times height, read from the header before anything is decoded: what good cameras give. 192 MB as RGB."""
     wall_seconds: float = 30.0
     """Of the decoder at work."""
+
+
+def check_size(size: int, limits: AudioLimits | ImageLimits, what: str) -> None:
+    """Raise MediaError for a file that is empty or too large: nobody needs to look into it."""
+    if not size:
+        raise MediaError(f"the {what} is empty")
+    if size > limits.max_bytes:
+        raise MediaError(f"the {what} has {size:,} bytes; at most {limits.max_bytes:,} are taken: send a smaller one")

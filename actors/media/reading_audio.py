@@ -26,6 +26,8 @@ BLOCK = 1 << 16
 _BY_SOUNDFILE = frozenset({"wav", "flac", "mp3", "ogg"})
 _DEMUXERS = {"mp4": "mov", "webm": "matroska", "aac": "aac", "mp3": "mp3", "ogg": "ogg", "wav": "wav", "flac": "flac"}
 """The demuxer is named, never guessed: FFmpeg's playlists (HLS, concat) would open what other files they name."""
+UNKNOWN = 1 << 60
+"""Frames that libsndfile tells of files whose header doesn't say, as programs write them that can't seek."""
 _BYTES = 4
 """Of a sample."""
 
@@ -75,28 +77,17 @@ def _too_long(seconds: float, limits: AudioLimits) -> str:
 
 def blocks(data: bytes, sample_rate: int, limits: AudioLimits) -> Iterator[Samples]:
     """The recording as mono samples (n,) in [-1, 1] at `sample_rate`, block by block. Raises MediaError."""
-    check_size(data, limits)
     kind = sniff(data[:HEAD])
     if kind not in _DEMUXERS:
         raise MediaError(f"the file is no sound of a known format: it begins with {data[:8].hex(' ')}; send {_KNOWN}")
-    source = _by_soundfile(data, limits) if kind in _BY_SOUNDFILE else _by_av(data, _DEMUXERS[kind], limits)
-    yield from _resampled(source, sample_rate, limits)
+    source = _by_soundfile(data, limits) if kind in _BY_SOUNDFILE else _by_av(data, limits)
+    yield from _resampled(source, sample_rate)
 
 
 _KNOWN = "wav, flac, mp3, ogg, m4a, mp4 or webm"
 
 
-def check_size(data: bytes, limits: AudioLimits) -> None:
-    """Raise MediaError for a file that is empty or too large."""
-    if not data:
-        raise MediaError(f"the sound file is empty; send {_KNOWN}")
-    if len(data) > limits.max_bytes:
-        raise MediaError(
-            f"the sound file has {len(data):,} bytes; at most {limits.max_bytes:,} are taken: compress it or cut it"
-        )
-
-
-def _resampled(source: Iterator[tuple[Samples, int]], rate: int, limits: AudioLimits) -> Iterator[Samples]:
+def _resampled(source: Iterator[tuple[Samples, int]], rate: int) -> Iterator[Samples]:
     stream: soxr.ResampleStream | None = None
     empty = True
     for block, source_rate in source:
@@ -118,9 +109,12 @@ def _by_soundfile(data: bytes, limits: AudioLimits) -> Iterator[tuple[Samples, i
     try:
         file = soundfile.SoundFile(BytesIO(data))
     except soundfile.LibsndfileError:  # a variant that it doesn't know
-        yield from _by_av(data, _DEMUXERS[sniff(data[:HEAD]) or "wav"], limits)
+        yield from _by_av(data, limits)
         return
     with file:
+        if file.frames >= UNKNOWN:  # it would look for the end
+            yield from _by_av(data, limits)
+            return
         meter = Meter(limits, file.samplerate, file.channels)
         meter.announced(file.frames / file.samplerate)
         try:
@@ -131,8 +125,8 @@ def _by_soundfile(data: bytes, limits: AudioLimits) -> Iterator[tuple[Samples, i
             raise _broken(meter.seconds, error) from None
 
 
-def _by_av(data: bytes, demuxer: str, limits: AudioLimits) -> Iterator[tuple[Samples, int]]:
-    seconds = 0.0
+def _by_av(data: bytes, limits: AudioLimits) -> Iterator[tuple[Samples, int]]:
+    seconds, demuxer = 0.0, _DEMUXERS[sniff(data[:HEAD]) or "wav"]
     try:
         with av.open(BytesIO(data), format=demuxer) as container:
             if not container.streams.audio:

@@ -19,19 +19,8 @@ _KNOWN = "PNG, JPEG, WebP, GIF or BMP"
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
 
-def check_size(data: bytes, limits: ImageLimits) -> None:
-    """Raise MediaError for a file that is empty or too large."""
-    if not data:
-        raise MediaError(f"the picture is empty; send {_KNOWN}")
-    if len(data) > limits.max_bytes:
-        raise MediaError(
-            f"the picture has {len(data):,} bytes; at most {limits.max_bytes:,} are taken: make it smaller"
-        )
-
-
 def pixels(data: bytes, limits: ImageLimits) -> Pixels:
     """The picture as (H, W, 3) RGB, upright, the first frame of an animation. Raises MediaError."""
-    check_size(data, limits)
     kind = sniff(data[:HEAD])
     if kind not in IMAGES:
         raise MediaError(f"the file is no picture of a known format: it begins with {data[:8].hex(' ')}; send {_KNOWN}")

@@ -1,0 +1,1 @@
+"""Children that do what can't be trusted: confined, watched, and ended with all that they started."""
