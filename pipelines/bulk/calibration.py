@@ -29,15 +29,18 @@ class Calibration:
     schema: Any
     """List of the operator's fields."""
     rows_per_second: float
-    """Of the operator alone, rows of this job's text."""
+    """Of the operator alone, rows of this job's text. 0: it was not timed."""
 
 
-def calibrate(spec: OperatorSpec, storage: Storage, files: Sequence[SourceFile], column: str) -> Calibration:
+def calibrate(spec: OperatorSpec, storage: Storage | None, files: Sequence[SourceFile], column: str) -> Calibration:
     """Load the operator and time it on a sample of the job's rows: about `MEASURE_SECONDS` once it is warm.
 
-    Without `files`, or when the operator does not take some of the rows, on texts of its own.
+    Without `files`, or when the operator does not take some of the rows, on texts of its own. Without `storage` it is
+    not timed.
     """
     operator = spec.load()
+    if storage is None:
+        return Calibration(operator.facts, list(operator.fields), 0.0)
     try:
         speed = _measure(operator, _sample(storage, files, column) or _FALLBACK)
     except FileNotFoundError as error:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from distributed import CancelledError, KilledWorker, wait
-
 from ...grid.failpoints import failpoint
 from . import source as sources
-from .calibration import Calibration, calibrate, warm
+from .calibration import Calibration, warm
 from .cutting import cut
 from .drive import Driver, resumable
-from .errors import BulkError, GridUnavailable, InputError, TargetError
+from .errors import InputError, TargetError
+from .finding_out import find_out
 from .manifest import FoundPart, finish, found_parts
 from .operators import OperatorSpec
 from .plan import MANIFEST, PLAN, SUCCESS, Plan, differences, job_id
@@ -25,7 +23,7 @@ from .progress import Progress
 from .schema import check_no_drift, check_text_column, output_schema
 from .source import Storage, Survey
 from .target import Target, open_target
-from .watch import POLL, Patience, Watch, ask_for
+from .watch import Patience, Watch, ask_for
 
 UNIT_SECONDS = 10.0
 WARMED_AT_ONCE = 64
@@ -179,34 +177,10 @@ class BulkJob:
                 client.submit(warm, self.spec, pure=False) for _ in range(min(len(watch.workers), WARMED_AT_ONCE) - 1)
             ]
         try:
-            return self._ask_one(client, storage, wanted, watch)
+            return find_out(client, self.spec, watch, storage, wanted.files, self.column)
         finally:
             for future in others:
                 future.cancel()
-
-    def _ask_one(self, client: Any, storage: Storage, wanted: Plan, watch: Watch) -> Calibration:
-        for files in (wanted.files, (), ()):
-            with ask_for(self.spec):
-                future = client.submit(calibrate, self.spec, storage, files, self.column, pure=False)
-            try:
-                while future.status == "pending":
-                    with suppress(TimeoutError), client.as_current():  # `wait` knows no other client
-                        wait(future, timeout=POLL)
-                    watch.look([future.key])
-                found: Calibration = future.result()
-            except KilledWorker:
-                continue
-            except CancelledError:
-                raise GridUnavailable("the connection to the scheduler is lost. Start the grid again") from None
-            except BulkError:
-                raise
-            except Exception as failed:
-                raise InputError(f"a worker can't use {self.spec.model}: {failed}") from failed
-            else:
-                return found
-            finally:
-                future.cancel()
-        raise GridUnavailable(f"every worker that loads {self.spec.model} dies: has it the memory?")
 
     def _store(self, target: Target, plan: Plan, storage: Storage, surveys: Sequence[Survey]) -> Plan:
         """Make the plan the target's; if another driver was first, its plan counts."""
