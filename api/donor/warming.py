@@ -80,4 +80,10 @@ def _llm(model: str) -> None:
     llm_engine(model)
 
 
-_LOADERS: dict[str, Callable[[str], None]] = {"embedding": _embedding, "llm": _llm}
+def _whisper(model: str) -> None:
+    from ...actors.whisper.resident import whisper_model
+
+    whisper_model(model)
+
+
+_LOADERS: dict[str, Callable[[str], None]] = {"embedding": _embedding, "llm": _llm, "whisper": _whisper}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -58,6 +58,11 @@ class WhisperEngine(Section):
     """The speech recogniser."""
 
     model_id: NonEmpty | None = _model_of("speech recognition", "GPU_WHISPER_MODEL")
+    engine: Literal["transformers", "faster-whisper"] = setting(
+        "transformers",
+        "What hears: transformers, or faster-whisper where that is installed.",
+        variable="GPU_WHISPER_ENGINE",
+    )
 
 
 class EmbeddingEngine(Section):
