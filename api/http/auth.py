@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ...grid.capability import HEADER as ATTEMPT_TOKEN
 from ...grid.capability import BadCapability, Capability, check
 from ...grid.signing import TOKEN as WORKER_TOKEN
-from ...grid.store import ApiKey, StoreUnavailable
+from ...grid.store import ApiKey, NotProved, Proof, StoreUnavailable
 from ...grid.token_bucket import TokenBucket
 from .errors import ApiError
 from .problems import Problem, in_form, retry_after, store_unavailable
-from .worker_auth import Checkpoint, Enrolling, RegisteredWorker, Unproved, whole_body
+from .worker_auth import Checkpoint, Enrolling, Recognised, RegisteredWorker, Unproved, whole_body
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -49,6 +49,8 @@ _WORKERS = "/api/v1/workers"
 _ATTEMPT = re.compile(rf"{_WORKERS}/([^/]+)/jobs/([^/]+)/(?:progress|complete)")
 _PULL = re.compile(rf"{_WORKERS}/([^/]+)/next-job")
 _OWN = re.compile(rf"{_WORKERS}/([^/]+)/(heartbeat|config|refresh-token|drain|offline)")
+_DEFERRED = frozenset({"heartbeat"})
+"""Doors whose routes take a `Recognised`."""
 REGISTER = f"{_WORKERS}/register"
 _READS = ("GET", "HEAD")
 
@@ -175,7 +177,9 @@ class Gatekeeper:
         if door == "config" and WORKER_TOKEN not in headers and (self.keys is None or _shown(headers)):
             return await self._client(scope["path"], headers, frozenset({ADMIN}))
         signed = door != "config" or scope["method"] not in _READS
-        return await self.workers.admit(scope, worker_id, signed=signed, renews=door == "refresh-token")
+        return await self.workers.admit(
+            scope, worker_id, signed=signed, renews=door == "refresh-token", deferred=door in _DEFERRED
+        )
 
     async def _attempt(self, scope: Scope, worker_id: str, job_id: str, token: str) -> object:
         """The attempt's capability; a worker that registered proves who it is as well."""
@@ -218,8 +222,7 @@ class Gate:
             who = await self._guard.admit(scope)
             if isinstance(who, Unproved):
                 receive, body_hash = await whole_body(receive)
-                await who.prove(body_hash)
-                who = who.who
+                who = await who.prove(body_hash)
         except (Problem, ApiError) as refusal:
             await in_form(path, refusal)(scope, receive, send)
         except StoreUnavailable:
@@ -231,36 +234,49 @@ class Gate:
             await self._app(scope, receive, send)
 
 
+def _is(who: object, kind: type[_V]) -> _V:
+    """Who asks, as the only kind for which a route is. Raises TypeError on any other."""
+    if not isinstance(who, kind):
+        raise TypeError(f"a route for {kind.__name__} was reached by {type(who).__name__}: the gate has a hole")
+    return who
+
+
 def principal(request: Request) -> Principal:
     """Who asks, at a route for API keys."""
-    who = request.state.who
-    if not isinstance(who, Principal):
-        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
-    return who
+    return _is(request.state.who, Principal)
 
 
 def capability(request: Request) -> Capability:
     """What the attempt's token allows, at a route for workers."""
-    who = request.state.who
-    if not isinstance(who, Capability):
-        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
-    return who
+    return _is(request.state.who, Capability)
 
 
 def worker(request: Request) -> RegisteredWorker:
     """Which worker speaks of itself, at a route for registered workers."""
-    who = request.state.who
-    if not isinstance(who, RegisteredWorker):
-        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
-    return who
+    return _is(request.state.who, RegisteredWorker)
 
 
 def enrolling(request: Request) -> Enrolling:
     """The machine that registers."""
+    return _is(request.state.who, Enrolling)
+
+
+async def proving(request: Request, act: Callable[[Proof | None], Awaitable[_V]]) -> tuple[RegisteredWorker, _V]:
+    """Which worker speaks of itself, and what `act` gives, which has the store look at the proof in its transaction.
+
+    `act` raises NotProved when the proof doesn't hold, and then has done nothing: who it is by all that the database
+    says may do it without. Raises Problem.
+    """
     who = request.state.who
-    if not isinstance(who, Enrolling):
-        raise TypeError(f"{request.url.path} was reached by {type(who).__name__}: the gate has a hole")
-    return who
+    if isinstance(who, Recognised):
+        try:
+            given = await act(who.proof)
+        except NotProved:
+            who = await who.otherwise()
+        else:
+            who.held()
+            return RegisteredWorker(who.worker_id, who.token_expires_at), given
+    return _is(who, RegisteredWorker), await act(None)
 
 
 def _shown(headers: Headers) -> str | None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from ...grid.store import Beat
 from ..logs import logger
-from .auth import worker
+from .auth import proving, worker
 from .donor_bodies import HeardDocument, HeartbeatBody, ScoreDocument, StatusDocument
 from .jobs_door import JobDoor
 from .problems import Problem, problems
@@ -33,7 +33,6 @@ def heartbeat_router(door: JobDoor) -> APIRouter:
     )
     async def heartbeat(worker_id: WorkerId, body: HeartbeatBody, request: Request) -> HeardDocument:
         """Say that this worker lives, and hear what the grid wants of it."""
-        shown = worker(request)
         beat = Beat(
             worker_id=worker_id,
             status=body.kept_status,
@@ -41,7 +40,7 @@ def heartbeat_router(door: JobDoor) -> APIRouter:
             paused_reason=body.paused_reason,
             report=_report(body),
         )
-        answer = await door.call(donors.heartbeat, beat)
+        who, answer = await proving(request, lambda proof: door.call(donors.heartbeat, beat, proof))
         if answer is None:
             raise gone()
         return HeardDocument(
@@ -50,7 +49,7 @@ def heartbeat_router(door: JobDoor) -> APIRouter:
             commands=[order.value for order in answer.commands],
             reliability=None if answer.reliability is None else ScoreDocument.model_validate(answer.reliability),
             heartbeat_interval=interval,
-            token_expires_at=shown.token_expires_at,
+            token_expires_at=who.token_expires_at,
             scheduler_address=door.scheduler,
         )
 

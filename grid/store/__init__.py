@@ -2,6 +2,7 @@
 
 from ..job_rules import Stale
 from .audit import AuditStore, By
+from .beats import NotProved
 from .credentials import BadRefreshToken, CredentialStore, TooManyWorkers
 from .deployments import SERVING, AlreadyDeployed, DeploymentRecord, DeploymentStore
 from .donor_values import (
@@ -11,6 +12,7 @@ from .donor_values import (
     DonorRecord,
     Enrolment,
     NewWorker,
+    Proof,
     Registration,
     Standing,
     TokenPair,
@@ -74,8 +76,10 @@ __all__ = [
     "NewJob",
     "NewWorker",
     "NonceStore",
+    "NotProved",
     "Page",
     "Placement",
+    "Proof",
     "Purged",
     "QueueFull",
     "QueueStats",

@@ -163,6 +163,7 @@ class CredentialStore:
             unshown=own and row["spent_at"] is None,
             why=why,
             key=self._vault.open(row["sealed"], f"signing {row['key']}") if signs else None,
+            key_id=row["key"] if signs else None,
             blocked=row["blocked_at"] is not None,
             unlocked_at=(row["unlocked_at"] or 0) / 1_000_000,
         )

@@ -84,9 +84,23 @@ class Standing:
     """Why `token` is None, for who holds a token that once was good; '' for anybody else."""
     key: bytes | None = field(repr=False)
     """Of its signatures. None: it has none that is valid."""
+    key_id: str | None
+    """Of that key."""
     blocked: bool
     unlocked_at: float
     """Unix seconds of an administrator's last word; 0: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """A request whose signature is right, by a token and a key that were good a while ago."""
+
+    token: str
+    """Id of the access token."""
+    key: str
+    """Id of the signing secret."""
+    nonce: str
+    """What is in no other request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,57 @@ class TestHeartbeats:
         assert stay["graceful"]
 
 
+class TestWhoIsKnown:
+    """A worker that this process has met before is not looked up; what changed since is noticed all the same."""
+
+    @pytest.fixture
+    async def known(self, donor: Donor) -> Donor:
+        assert (await donor.beat()).status_code == 200
+        return donor
+
+    @pytest.fixture
+    def lookups(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Ids of the workers that were looked up."""
+        seen: list[str] = []
+        find = service.store.credentials.find
+
+        def counted(worker_id: str, token: str):
+            seen.append(worker_id)
+            return find(worker_id, token)
+
+        monkeypatch.setattr(service.store.credentials, "find", counted)
+        return seen
+
+    async def test_it_is_not_looked_up_again(self, jobs, known: Donor, lookups: list[str]):
+        for door, method in (("heartbeat", "POST"), ("next-job?wait=0", "GET"), ("drain", "POST")):
+            answer = await known.say(door, BEAT if door == "heartbeat" else {}, method)
+            assert answer.status_code in (200, 204), answer.text
+        assert lookups == []
+
+    @pytest.mark.parametrize("door", ["heartbeat", "drain"])
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ("UPDATE workers SET blocked_at = 1", (403, "worker_blocked")),
+            ("UPDATE credentials SET revoked_at = 1", (401, "invalid_worker_token")),
+            ("UPDATE credentials SET expires_at = 1 WHERE kind = 'access'", (401, "invalid_worker_token")),
+        ],
+    )
+    async def test_what_changed_since_is_noticed(self, service, known: Donor, door: str, change: str, told: tuple):
+        with service.store._database.write() as session:
+            session.run(change, {})
+        assert code(await known.say(door, BEAT if door == "heartbeat" else {})) == told
+
+    async def test_other_tokens_and_signatures_are_looked_up(self, known: Donor, lookups: list[str]):
+        wrong = await known.say("heartbeat", BEAT, **{"X-Worker-Token": known.held.token[:-1] + "x"})
+        assert code(wrong) == (401, "invalid_worker_token")
+        assert code(await known.say("heartbeat", BEAT, **{"X-Signature": "0" * 64})) == (401, "invalid_signature")
+        assert len(lookups) == 2
+        told = (await known.refresh()).json()
+        known.keep(token=told["token"], refresh_token=told["refresh_token"])
+        assert (await known.beat()).status_code == 200
+
+
 class TestConfiguration:
     async def test_both_sides_change_it_with_versions(self, service: Service, jobs, donor: Donor):
         url = f"{donor.path}/config"

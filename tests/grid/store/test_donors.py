@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,8 @@ from idlegrid.grid.store import (
     Beat,
     By,
     NewWorker,
+    NotProved,
+    Proof,
     Registration,
     Store,
     TooManyWorkers,
@@ -40,6 +43,15 @@ def registered(store: Store, owner: str | None = None) -> Registration:
 
 def beat(store: Store, worker_id: str, status: str = "online", incarnation: str = "i", **more: object):
     return store.donors.heartbeat(Beat(worker_id=worker_id, status=status, incarnation=incarnation, **more))
+
+
+def proof_of(store: Store, made: Registration, nonce: str = "n-1") -> Proof:
+    """Of a worker that showed its token before."""
+    standing = store.credentials.find(made.worker_id, made.tokens.token)
+    assert standing is not None
+    assert standing.token is not None
+    assert standing.key_id is not None
+    return Proof(token=standing.token, key=standing.key_id, nonce=nonce)
 
 
 def rows(store: Store, statement: str) -> list[dict]:
@@ -191,6 +203,69 @@ class TestHeartbeats:
             work = [pool.submit(beat, store, one.worker_id, "busy") for one in made for _ in range(5)]
             assert all(done.result() is not None for done in work)
         assert {donor.worker.facts.status for donor in store.donors.list()} == {"busy"}
+
+    def test_with_a_proof_that_holds_it_is_taken_once(self, store: Store):
+        made = registered(store)
+        proof, said = proof_of(store, made), Beat(worker_id=made.worker_id, status="busy", incarnation="i")
+        assert store.donors.heartbeat(said, proof) is not None, "the first of a process"
+        with pytest.raises(NotProved):
+            store.donors.heartbeat(said, proof)
+        assert store.donors.heartbeat(said, replace(proof, nonce="n-2")) is not None
+        assert not store.nonces.use(made.worker_id, "n-2"), "it is remembered where all nonces are"
+        [stay] = rows(store, "SELECT * FROM sessions")
+        assert stay["incarnation"] == "i"
+
+    @pytest.mark.parametrize("way", ["heartbeat", "alone"])
+    @pytest.mark.parametrize(
+        "what", ["blocked", "token revoked", "token expired", "key revoked", "another's", "control"]
+    )
+    def test_a_proof_that_does_not_hold_changes_nothing(self, store: Store, what: str, way: str):
+        made, other = registered(store), registered(store)
+        proof = proof_of(store, made)
+        beat(store, made.worker_id)
+        changes = {
+            "blocked": "UPDATE workers SET blocked_at = 1",
+            "token revoked": "UPDATE credentials SET revoked_at = 1 WHERE kind = 'access'",
+            "token expired": "UPDATE credentials SET expires_at = 1 WHERE kind = 'access'",
+            "key revoked": "UPDATE credentials SET revoked_at = 1 WHERE kind = 'signing'",
+        }
+        if what in changes:
+            with store._database.write() as session:
+                session.run(changes[what], {})
+        shown = proof_of(store, other) if what == "another's" else proof
+
+        def held() -> bool:
+            if way == "alone":
+                return store.nonces.prove(made.worker_id, shown)
+            try:
+                store.donors.heartbeat(Beat(worker_id=made.worker_id, status="paused", incarnation="i"), shown)
+            except NotProved:
+                return False
+            return True
+
+        assert held() == (what == "control")
+        if what != "control":
+            assert rows(store, "SELECT * FROM nonces") == []
+            donor = store.donors.get(made.worker_id)
+            assert donor is not None
+            assert donor.worker.facts.status == "online"
+
+    def test_of_many_with_one_proof_one_is_taken(self, store: Store):
+        made = registered(store)
+        beat(store, made.worker_id)
+        proof, said = proof_of(store, made), Beat(worker_id=made.worker_id, status="busy", incarnation="i")
+        together = threading.Barrier(8)
+
+        def one(number: int) -> bool:
+            together.wait()
+            try:
+                store.donors.heartbeat(said, proof)
+            except NotProved:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(one, range(8))) == 1
 
     def test_nobody_knows_it(self, store: Store):
         assert beat(store, "w-none") is None
