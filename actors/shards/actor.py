@@ -16,6 +16,7 @@ from distributed import get_worker
 
 from ..llm.stage import Stage
 from ..llm.torch_engine import DTYPES
+from ..memory import keep_freed_memory
 from ..models import resolve, revision
 from ..worker_address import client_tls, host_of, listener_tls
 from .chain import StagePlace
@@ -74,6 +75,7 @@ class StageActor:
         spec, worker, folder = self._spec, self._worker, resolve(self._spec.model)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+        keep_freed_memory()
         stage = Stage(
             folder,
             spec.layers,

@@ -7,8 +7,9 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from .errors import LinkRefused
+from .errors import LinkLost, LinkRefused
 from .frame import Codec
 from .head import Head
 from .leg import Door, Leg, Pace
@@ -63,14 +64,29 @@ async def connect_chain(
     await asyncio.to_thread(head.connect, door)
 
 
-async def answers(door: Door, *, tls: ssl.SSLContext | None, within: float) -> bool:
-    """Whether whoever listens at a door answers: a process that is stopped does not, nor one that is gone."""
+class Knock(StrEnum):
+    """What is behind a door."""
+
+    ANSWERS = "answers"
+    SILENT = "silent"
+    """Nothing was heard in time: it hangs, or the way there is broken."""
+    NOBODY = "nobody"
+    """Nobody listens there."""
+
+
+async def knock(door: Door, *, tls: ssl.SSLContext | None, within: float) -> Knock:
+    """Ask whoever listens at a door for a word, as a stranger: a process that is stopped has none."""
     pace, stranger = Pace(connect=within, patience=0.0), Leg(chain=os.urandom(16), epoch=0)
     try:
         link = await Link.open(door, stranger, tls=tls, pace=pace)
     except LinkRefused:  # nobody knows that chain; but somebody said so
-        return True
-    except OSError:
-        return False
+        return Knock.ANSWERS
+    except LinkLost as lost:
+        return Knock.NOBODY if lost.nobody else Knock.SILENT
     await link.close()
-    return True
+    return Knock.ANSWERS
+
+
+async def answers(door: Door, *, tls: ssl.SSLContext | None, within: float) -> bool:
+    """Whether whoever listens at a door answers."""
+    return await knock(door, tls=tls, within=within) is Knock.ANSWERS

@@ -10,6 +10,11 @@ class FrameRefused(ConnectionError):
 class LinkLost(ConnectionError):
     """The other end is gone, and did not come back in time."""
 
+    def __init__(self, why: str, *, nobody: bool = False) -> None:
+        super().__init__(why)
+        self.nobody = nobody
+        """Nobody listens at its door any more; else it may be that it only says nothing."""
+
 
 class LinkRefused(ConnectionError):
     """The other end doesn't take this link: a wrong token, a chain that isn't known there, other layers or weights."""

@@ -16,7 +16,7 @@ from typing import Self
 from ..llm.chain import NotMended
 from ..llm.plan import Plan
 from ..llm.sampling import Sampled, SamplingRow
-from .chain import NotSeated, StagePlace, answers, connect_chain
+from .chain import Knock, NotSeated, StagePlace, connect_chain, knock
 from .frame import Codec
 from .head import Head
 
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 0.05
 """Seconds between two tries."""
+AWHILE = 0.3
+"""Seconds until who is silent is asked again, where nothing replaces it."""
+SOON = 0.25
+"""Seconds in which a stage answers, or five times as long as the others took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class Patience:
     mend: float = 8.0
     """From the break until the chain is whole, or given up."""
     probe: float = 1.5
-    """A stage that answers nothing for so long counts as lost."""
+    """A stage that answers nothing for so long counts as lost; sooner where others answer at once."""
     join: float = 5.0
     """For one stage to take its seat."""
     tries: int = 3
@@ -82,6 +86,8 @@ class Failover:
         self._replacer, self._codec, self._patience = replacer, codec, patience or Patience()
         self._barren = 0
         self._loop = asyncio.get_running_loop()
+        self._changing = asyncio.Lock()
+        """Held while `places` may become others."""
 
     async def open(self) -> Self:
         """Connect for the first time. Raises what `connect_chain` does."""
@@ -104,6 +110,16 @@ class Failover:
         """See Chain. Called from threads; never from the loop that opened it."""
         return asyncio.run_coroutine_threadsafe(self._mend(why), self._loop)
 
+    async def move(self, places: Sequence[StagePlace]) -> None:
+        """Go on with these places from the next step on, all loaded: the present ones are not needed any more.
+
+        What is under way is computed again, as after a break. A chain that is being mended is moved when it is whole.
+        On the loop that opened it.
+        """
+        async with self._changing:
+            self.places = tuple(places)
+            await asyncio.to_thread(self.head.part, "the chain moves to other places")
+
     async def close(self) -> None:
         """Close the head. The stages are whoever's made them."""
         await asyncio.to_thread(self.head.close)
@@ -122,7 +138,7 @@ class Failover:
         until = loop.time() + patience.mend
         said = [why]
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until), self._changing:
                 await self._until_whole(why, until, said)
         except TimeoutError:
             raise NotMended(f"it was not whole again within {patience.mend:g} s: {said[-1]}") from None
@@ -133,11 +149,20 @@ class Failover:
         """Ask who is there, replace who isn't, connect; again, until it holds."""
         loop, hangs = asyncio.get_running_loop(), frozenset[int]()
         while True:
-            lost = await self._silent() | hangs
+            heard = await self._knock()
+            lost = frozenset(index for index, one in enumerate(heard) if one is not Knock.ANSWERS) | hangs
             if lost:
                 loss = Loss(places=self.places, lost=lost, why=why, within=until - loop.time())
                 said.append(f"nothing replaced {loss}")
-                self.places = tuple(await self._replacer(loss))
+                try:
+                    self.places = tuple(await self._replacer(loss))
+                except NotMended as error:
+                    if all(heard[index] is Knock.NOBODY for index in lost):
+                        raise
+                    said.append(str(error))
+                    hangs = frozenset()
+                    await asyncio.sleep(AWHILE)
+                    continue
             try:
                 epoch = self.head.epoch + 1
                 await connect_chain(self.head, self.places, epoch, self._codec, within=self._patience.join)
@@ -150,7 +175,21 @@ class Failover:
                 hangs = frozenset()
             await asyncio.sleep(PAUSE)
 
-    async def _silent(self) -> frozenset[int]:
-        tls, within = self.head.connect_tls, self._patience.probe
-        there = await asyncio.gather(*(answers(place.door, tls=tls, within=within) for place in self.places))
-        return frozenset(index for index, one in enumerate(there) if not one)
+    async def _knock(self) -> list[Knock]:
+        """At every stage's door. Who says nothing is not waited for much longer than others took."""
+        loop, tls, probe = asyncio.get_running_loop(), self.head.connect_tls, self._patience.probe
+        tasks = [asyncio.create_task(knock(place.door, tls=tls, within=probe)) for place in self.places]
+        since, until, waiting = loop.time(), loop.time() + probe, set(tasks)
+        try:
+            while waiting:
+                left = max(0.0, until - loop.time())
+                done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                if any(task.result() is Knock.ANSWERS for task in done):
+                    until = since + min(probe, max(SOON, 5 * (loop.time() - since)))
+            return [task.result() if task.done() else Knock.SILENT for task in tasks]
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)

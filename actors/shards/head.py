@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from ..llm.chain import ChainBroken
 from ..llm.plan import Plan
 from ..llm.sampling import Sampled, SamplingRow
+from .allowance import Allowance
 from .errors import FrameRefused, LinkLost, LinkRefused
 from .inlet import Inlet
 from .leg import Door, Leg, Pace
@@ -52,14 +53,18 @@ class Head:
         deadline: float = 30.0,
         depth: int | None = None,
     ) -> None:
-        """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take. `depth`: steps that
-        should be under way; None: as many as the round trip asks for. Raises OSError."""
+        """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take at most; less once it
+        is known what steps take (`Allowance`). `depth`: steps that should be under way; None: as many as the round trip
+        asks for. Raises OSError."""
         self.chain, self.model, self.layers, self.deadline = chain, model, layers, deadline
         self.epoch = 0
         self.depth = depth or 1
         """How many steps should be under way: M*, the round trip in times of the busiest stage."""
         self._trips: deque[float] | None = deque(maxlen=TRIPS) if depth is None else None
-        self._sent: dict[int, float] = {}
+        self._sent: dict[int, tuple[float, int]] = {}
+        """When, and of how many tokens: the steps under way, the oldest first."""
+        self._allowance = Allowance(deadline)
+        self._overdue: asyncio.TimerHandle | None = None
         self.connect_tls, self.pace = connect_tls, pace or Pace()
         self._link: Link | None = None
         self._why = "the chain is not connected"
@@ -100,9 +105,13 @@ class Head:
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         """Send a step on its way, see `llm.chain.Chain`."""
         try:
-            return self._thread.run(self._step(plan.step, step_to_note(plan, to_rows(rows), ids=True)))
+            return self._thread.run(self._step(plan, step_to_note(plan, to_rows(rows), ids=True)))
         except RuntimeError:
             raise ChainBroken(self._why) from None
+
+    def part(self, why: str) -> None:
+        """Leave the stages: what is under way is lost, and what comes next, until an epoch begins."""
+        self._thread.run(self._break(why)).result()
 
     def close(self) -> None:
         """Close; what is under way is lost. Idempotent."""
@@ -141,13 +150,31 @@ class Head:
     async def _break(self, why: str) -> None:
         """Everything under way is lost, and nothing more can be sent before the next epoch."""
         link, self._link, self._why = self._link, None, why
+        self._hurry()
         for answer in self._pending.values():
             if not answer.done():
                 answer.set_exception(ChainBroken(why))
         if link is not None:
             await link.close()
 
-    async def _step(self, step: int, note: bytes) -> Sampled:
+    def _hurry(self) -> None:
+        """The oldest step under way is the next to be answered, in time from now on."""
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+        position = next(iter(self._sent), None)
+        if position is not None and self._link is not None:
+            seconds = self._allowance.of(self._sent[position][1])
+            self._overdue = asyncio.get_running_loop().call_later(seconds, self._late, position, seconds)
+
+    def _late(self, position: int, seconds: float) -> None:
+        answer = self._pending.get(position)
+        if answer is None or answer.done():
+            self._hurry()
+        else:
+            answer.set_exception(TimeoutError(f"no answer came within {seconds:.1f} s, much later than others"))
+
+    async def _step(self, plan: Plan, note: bytes) -> Sampled:
         link = self._link
         if link is None:
             raise ChainBroken(self._why)
@@ -158,10 +185,12 @@ class Head:
             async with asyncio.timeout(self.deadline):
                 async with self._sending:  # in the order of positions: locks are fair
                     await link.send(position, note=note, within=self.deadline)
-                    self._sent[position] = asyncio.get_running_loop().time()
+                    self._sent[position] = asyncio.get_running_loop().time(), plan.tokens
+                    if len(self._sent) == 1:
+                        self._hurry()
                 return await answer
         except (LinkLost, LinkRefused, TimeoutError) as error:
-            why = str(error) or f"no answer to step {step} came within {self.deadline:g} s"
+            why = str(error) or f"no answer to step {plan.step} came within {self.deadline:g} s"
             if self._link is link:
                 await self._break(why)
             raise ChainBroken(why) from None
@@ -181,6 +210,7 @@ class Head:
             try:
                 said, spent = sampled_from_note(frame.note)
                 self._measure(frame.step, spent)
+                self._hurry()
             except FrameRefused as error:
                 said = StepFailed(str(error))
             if isinstance(said, StepFailed):
@@ -190,10 +220,13 @@ class Head:
 
     def _measure(self, position: int, spent: Spent) -> None:
         """While one step passes the other stages and the wires, the busiest can compute so many others."""
-        sent = self._sent.get(position)
-        if self._trips is None or sent is None or spent.busiest <= 0:
+        if position not in self._sent:
             return
+        sent, tokens = self._sent.pop(position)
         trip = asyncio.get_running_loop().time() - sent - spent.waited
+        self._allowance.took(tokens, trip)
+        if self._trips is None or spent.busiest <= 0:
+            return
         self._trips.append(trip / spent.busiest)
         self.depth = min(MOST, max(1, math.ceil(statistics.median(self._trips) - SLACK)))
 

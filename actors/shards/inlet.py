@@ -181,7 +181,7 @@ class Inlet:
             await asyncio.sleep(self.pace.beat)
             for peer in list(self._peers):
                 peer.quiet += 1
-                if self.pace.silent(peer.quiet):
+                if peer.quiet * self.pace.beat >= max(self.pace.silence, self.pace.longest):  # its link is quicker
                     peer.shut()
 
     # ---- what a peer says

@@ -11,14 +11,14 @@ from itertools import islice
 
 from .errors import FrameRefused, LinkFenced, LinkLost, LinkRefused, LinkTimeout
 from .frame import Buffer, Codec, Dtype, Encoded, Frame, Kind, Limits, encode
-from .leg import Door, Leg, Pace
+from .leg import Door, Leg, Pace, Pulse
 from .notes import from_note, to_note
 from .wire import Wire, connect
 
 ANSWERS = Limits(note=4096, body=0)
 """What the other end may say."""
 LONGEST_PAUSE = 1.0
-REFUSALS = 5
+REFUSALS = 2
 """So often in a row nobody may listen at the door: a process that comes back has another one."""
 
 
@@ -46,6 +46,7 @@ class Link:
         self._wire: Wire | None = None
         """While it may be written to."""
         self._change = asyncio.Event()
+        self._pulse = Pulse(pace)
         self._opened = False
         self._task = asyncio.create_task(self._run(), name="idlegrid-link")
 
@@ -149,33 +150,37 @@ class Link:
         loop, pace = asyncio.get_running_loop(), self._pace
         away, pause, refused = loop.time(), pace.retry, 0
         while self.lost is None:
+            patience = pace.allowed(pace.patience, self._pulse.slowest)
+            left = away + patience - loop.time()
             try:
-                why, served = await self._connection()
+                why, served = await self._connection(min(pace.connect, left) if self._opened else pace.connect)
             except ConnectionRefusedError as error:
                 why, served, refused = str(error), False, refused + 1
             except (OSError, TimeoutError) as error:
-                why, served = str(error) or f"no answer within {pace.connect:g} s", False
+                why, served = str(error) or "no answer came in time", False
             except ValueError as error:  # no address, or no TLS for it: trying again doesn't help
                 self._lose(LinkLost(str(error)))
                 return
             if served:
                 away, pause, refused = loop.time(), pace.retry, 0
                 self.breaks += 1
-            if loop.time() - away > pace.patience or refused == REFUSALS:
-                self._lose(LinkLost(f"{self._door.address} is gone: {why}"))
-            elif self.lost is None:
+            elif loop.time() - away >= patience or refused == REFUSALS:
+                self._lose(LinkLost(f"{self._door.address} is gone: {why}", nobody=refused > 0))
+            if self.lost is None:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connection(self) -> tuple[str, bool]:
+    async def _connection(self, within: float) -> tuple[str, bool]:
         """Connect and keep it up until it breaks. Returns why it did, and whether we were welcome."""
-        ears = _Ears(self)
+        ears = _Ears(self, self._pulse)
+        since = ears.now()
         try:
-            async with asyncio.timeout(self._pace.connect):
+            async with asyncio.timeout(within):
                 ears.wire = wire = await connect(self._door.address, self._tls)
                 wire.attach(ears, ANSWERS)
                 wire.send(self._control(Kind.HELLO, step=self._taken, note=to_note({"token": self._door.token})))
                 welcome = await ears.welcome
+            self._pulse.connected(ears.now() - since)
             self._welcome(welcome, wire)
             return await self._beat(ears, wire), True
         finally:
@@ -198,11 +203,12 @@ class Link:
         self._change.set()
 
     async def _beat(self, ears: _Ears, wire: Wire) -> str:
+        now, pulse = asyncio.get_running_loop().time, self._pulse
         while not ears.over:
-            wire.send(self._control(Kind.PING))
-            ears.quiet += 1
-            if self._pace.silent(ears.quiet):
-                return f"it was silent for {self._pace.silence:g} s"
+            if pulse.beat(now()):
+                wire.send(self._control(Kind.PING))
+            elif pulse.silent:
+                return "it was silent for too long"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pace.beat):
                     await ears.ended.wait()
@@ -242,16 +248,16 @@ class Link:
 class _Ears:
     """What is heard on one connection of a link."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Link, pulse: Pulse) -> None:
+        self.link, self.pulse = link, pulse
+        self.now = asyncio.get_running_loop().time
         self.wire: Wire | None = None
         self.welcome: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         self.over = ""
-        self.quiet = 0
 
     def heard(self, frame: Frame) -> None:
-        self.quiet = 0
+        self.pulse.answered(self.now())
         if frame.kind is Kind.REFUSED:
             self.link.refused(frame)
             raise FrameRefused("the link was refused")

@@ -14,7 +14,7 @@ import torch
 from ..llm.sampling import sample
 from ..llm.stage import Stage
 from .codecs import Packed, pack, unpack
-from .errors import FrameRefused, LinkFenced
+from .errors import FrameRefused, LinkFenced, LinkRefused
 from .frame import Codec, Dtype, Frame
 from .inlet import Inlet
 from .leg import Door, Leg, Pace
@@ -59,6 +59,8 @@ class StageHost:
         self._inlet: Inlet | None = None
         self._link: Link | None = None
         self._seat: Seat | None = None
+        self._counted: bytes | None = None
+        """Whose steps `stage.step` is of: another sequencer counts its own."""
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="idlegrid-stage")
@@ -83,6 +85,8 @@ class StageHost:
         layers = self.stage.layers
         leg = Leg(chain=seat.chain, epoch=seat.epoch, model=self.model, layers=layers)
         link = await Link.open(seat.next, leg, tls=self._connect_tls, pace=self._pace)
+        if self._counted != seat.chain:
+            self._counted, self.stage.step = seat.chain, -1
         await self.leave(keep=seat.chain)
         self._seat, self._link = seat, link
         self._watch = asyncio.create_task(self._watch_next(seat, link), name="idlegrid-stage-watch")
@@ -137,7 +141,8 @@ class StageHost:
             return
         layers = self.stage.layers
         why = f"layers {layers.start} to {layers.stop - 1} lost what comes next: {error}"
-        logger.warning("chain %s, epoch %d: %s", seat.chain.hex(), seat.epoch, why)
+        level = logging.INFO if isinstance(error, LinkRefused) else logging.WARNING  # who refuses has said it itself
+        logger.log(level, "chain %s, epoch %d: %s", seat.chain.hex(), seat.epoch, why)
         if not isinstance(error, LinkFenced):  # else another sits here, and the head knows
             self._inlet.end(seat.chain, why)
         await self.leave(keep=seat.chain)

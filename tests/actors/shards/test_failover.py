@@ -99,6 +99,26 @@ def test_a_stage_that_is_stopped_is_replaced_and_disturbs_nothing_when_it_wakes(
         assert grid.chain.head.epoch == epoch
 
 
+def test_who_was_only_silent_is_taken_again_where_nothing_replaces_it(model, tokenizer, right):
+    """A network that blinks: the same stage goes on, and requests with it."""
+    with Grid(model.folder, THREE, pace=SLEEPY) as grid:
+        grid.open(Patience(mend=60.0, probe=0.5, join=20.0))
+        victim, asking = grid.stages[1], grid.replace
+
+        async def in_vain(loss):
+            stages = list(grid.stages)
+            try:
+                return await asking(loss)
+            finally:
+                grid.stages, grid.gone = stages, []
+                victim.signal(signal.SIGCONT)
+
+        grid.chain._replacer = in_vain
+        core = EngineCore(sequencer(), Disturbed(grid.chain, 5, lambda: victim.signal(signal.SIGSTOP)))
+        assert run(core, tokenizer, asked()) == (right, {})
+        assert [loss.lost for loss in grid.losses][:1] == [frozenset({1})]
+
+
 def test_with_nothing_to_replace_it_requests_end_with_the_reason_and_later_ones_go_on(model, tokenizer, right):
     """S7."""
     with Grid(model.folder, THREE) as grid:

@@ -341,7 +341,7 @@ async def test_nothing_is_taken_from_who_has_not_shown_the_token(inlet, carrier)
 
 
 async def test_who_says_nothing_is_not_waited_for(carrier):
-    inlet = await Inlet.open(carrier.address, tls=carrier.listener, pace=Pace(beat=0.02, silence=0.1))
+    inlet = await Inlet.open(carrier.address, tls=carrier.listener, pace=Pace(beat=0.02, silence=0.1, longest=0.1))
     peer = await Stranger.at(inlet, carrier)
     await peer.ends()
     await inlet.close()

@@ -84,7 +84,7 @@ def test_as_many_as_the_round_trip_asks_for(model):
         def taking(trip, spent):
             async def measure():
                 for _ in range(40):
-                    head._sent[0] = asyncio.get_running_loop().time() - trip
+                    head._sent[0] = asyncio.get_running_loop().time() - trip, 1
                     head._measure(0, spent)
 
             head._thread.run(measure()).result()
