@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from ..actors.llm.engine_face import EngineFacts, EngineLoad
 from ..actors.llm.request import Event, Request
+from ..grid import catalogue
 from ..pipelines.llm.service import LlmService
 from .http.embedder import Readiness, ServedModel
 from .http.llm_face import Message, Taken
@@ -14,10 +15,19 @@ from .http.llm_face import Message, Taken
 class ServiceBackend:
     """A `ChatBackend` over an `LlmService` of the same event loop."""
 
-    def __init__(self, service: LlmService) -> None:
-        self._service = service
+    def __init__(self, service: LlmService, elsewhere: Callable[[], Sequence[str]] = tuple) -> None:
+        """`elsewhere`: models that another process of the grid serves; they are listed, and passed on before they come
+        here (`api.http.passing`).
+        """
+        self._service, self._elsewhere = service, elsewhere
 
     async def models(self) -> Sequence[ServedModel]:
+        here = await self.here()
+        known = {model.id for model in here}
+        return [*here, *(ServedModel(id=id_, aliases=aliases(id_)) for id_ in self._elsewhere() if id_ not in known)]
+
+    async def here(self) -> list[ServedModel]:
+        """The models that this process serves."""
         return [
             ServedModel(
                 id=model.id,
@@ -49,3 +59,9 @@ class ServiceBackend:
 
     async def load(self) -> Mapping[str, EngineLoad]:
         return await self._service.load()
+
+
+def aliases(model: str) -> tuple[str, ...]:
+    """Other names of a model."""
+    listed = catalogue.find(model)
+    return () if listed is None else tuple(alias for alias in (listed.id, *listed.aliases) if alias != model)

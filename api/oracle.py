@@ -36,6 +36,10 @@ class SchedulerOracle:
         told: Sequence[Mapping[str, Any]] = answer["candidates"]
         return told
 
+    async def deployed(self, holder: str, deployments: Sequence[Mapping[str, Any]]) -> None:
+        """Have the page show what one process serves. Raises Silent."""
+        await self._ask("grid_deployed", holder=holder, deployments=list(deployments))
+
     async def close(self) -> None:
         """Close the connections."""
         if self._rpc is not None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY
 
 import uvicorn
 
-from ..grid import catalogue
 from ..grid.config import Settings
 from ..grid.secret import load_secret
-from ..pipelines.llm.deployment import Deployment
-from ..pipelines.llm.service import LlmService
 from .dask_embedder import DaskEmbedder
+from .dask_transcriber import DaskTranscriber
 from .garbage import leave_startup_alone
 from .http import create_app
 from .http.jobs_door import JobDoor
-from .llm_backend import ServiceBackend
+from .llm_serving import language_models, place_of
 from .oracle import SchedulerOracle
 from .parent import supervised
 from .ports import check_free
@@ -32,7 +31,7 @@ async def serve_api(
 ) -> None:
     """The HTTP service in front of the grid at `address`, until `stop`; open requests are answered first.
 
-    It keeps a replica of each of the language models `llms` on the grid.
+    It serves the language models of the store's deployments, if no other process does, and beside them `llms`.
     Raises ConnectionError when no scheduler answers, CannotStart when the port is taken.
     """
     async with _http(address, settings, stop, llms) as url:
@@ -53,13 +52,15 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
     must_answer = not supervised()  # who is started again comes up without a scheduler: jobs are accepted meanwhile
     async with (
         DaskEmbedder(address, must_answer=must_answer) as embedder,
-        _llms(address, llms, must_answer=must_answer) as chat,
         _jobs(address, settings, stop) as jobs,
+        contextlib.AsyncExitStack() as stack,
     ):
         if jobs is None:
             yield ""
             return
-        app = create_app(embedder, settings, chat, jobs)
+        llm = await stack.enter_async_context(language_models(address, llms, jobs, must_answer=must_answer))
+        speech = DaskTranscriber(embedder, model=settings.engines.whisper.model_id)
+        app = create_app(embedder, settings, llm.chat, jobs, partial(llm.passing, settings), speech=speech)
         server = QuietServer(
             uvicorn.Config(
                 app,
@@ -79,7 +80,9 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
         serving = asyncio.create_task(server.serve(sockets=[socket]))
         try:
             await server.answers.wait()
-            yield f"http://{host}:{port}"
+            url = f"http://{host}:{port}"
+            llm.follower.start(place_of(settings, url))
+            yield url
         finally:
             server.should_exit = True
             await serving
@@ -100,16 +103,3 @@ async def _jobs(address: str, settings: Settings, stop: asyncio.Event) -> AsyncI
         finally:
             door.close()
             await oracle.close()
-
-
-@contextlib.asynccontextmanager
-async def _llms(address: str, models: Sequence[str], *, must_answer: bool) -> AsyncIterator[ServiceBackend | None]:
-    """Replicas of language models, on their way; None without any. Clients are told while there is none yet."""
-    if not models:
-        yield None
-        return
-    names = dict.fromkeys(catalogue.canonical(model, "llm") for model in models)
-    # on a donor without a GPU a model takes no memory of one, so that its need can't be told beforehand
-    wanted = [Deployment(model=name, device="auto", gpu_memory_gb=0.0) for name in names]
-    async with LlmService(address, wanted, must_answer=must_answer) as service:
-        yield ServiceBackend(service)

@@ -139,6 +139,35 @@ def missing_layers(coverage: Sequence[HeldLayers], num_layers: int | None) -> li
     return gaps
 
 
+@dataclass(frozen=True, slots=True)
+class StripRow:
+    """One donor's line of the picture that shows who holds which layers."""
+
+    donor_id: str
+    """Empty: a donor is looked for."""
+    phases: tuple[str, ...]
+    """Of each layer, as in `HeldLayers.phase`; empty where the donor does not hold it. None at all while nobody knows
+    how many layers the model has."""
+    phase: str
+    """Of what the donor holds first."""
+
+
+def strip(coverage: Sequence[HeldLayers], num_layers: int | None) -> list[StripRow]:
+    """Rows: donors, by the first layer that they hold; columns: layers. What serves hides what does not yet."""
+    by_donor: dict[tuple[str, int], list[HeldLayers]] = {}
+    for held in sorted(coverage, key=lambda one: (one.first, one.stop, one.replica)):
+        search = held.replica if not held.donor_id else 0  # each search is a line of its own, each donor one
+        by_donor.setdefault((held.donor_id, search), []).append(held)
+    rows = []
+    for (donor_id, _), parts in by_donor.items():
+        phases = [""] * (num_layers or 0)
+        for held in sorted(parts, key=lambda one: one.phase == "ready"):
+            for layer in range(held.first, min(held.stop, len(phases))):
+                phases[layer] = held.phase
+        rows.append(StripRow(donor_id, tuple(phases), parts[0].phase))
+    return rows
+
+
 def check_model(name: str, source: str | None = None) -> str:
     """The one name of a language model that may be deployed; a Hugging Face id or a folder as it is written.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -22,7 +23,8 @@ _PATIENCE = 10.0
 
 def open_doors(grid: GridPlugin) -> None:
     """Make the grid answer: ``client.scheduler.grid_state()``, ``…grid_why(key=)``, ``…grid_explain(ask=, key=)``,
-    ``…grid_control(donor=, action=)``, ``…grid_histories(donors=, usual=)``, which tells what the store knows.
+    ``…grid_control(donor=, action=)``, ``…grid_histories(donors=, usual=, blocked=)``, which tells what the store knows, and
+    ``…grid_deployed(holder=, deployments=)``, with which a process tells which language models it serves.
     """
     scheduler = grid.scheduler
 
@@ -38,11 +40,21 @@ def open_doors(grid: GridPlugin) -> None:
     def explain(ask: dict[str, Any], key: str) -> dict[str, Any]:
         return grid_explain(grid, ask, key)
 
-    def histories(donors: dict[str, dict[str, Any]], usual: dict[str, float]) -> None:
+    def histories(donors: dict[str, dict[str, Any]], usual: dict[str, float], blocked: Sequence[str] = ()) -> None:
+        grid.bar(blocked)
         grid.told({donor: History.from_wire(told) for donor, told in donors.items()}, usual)
 
+    def deployed(holder: str, deployments: list[dict[str, Any]]) -> dict[str, Any]:
+        grid.deployed.tell(holder, deployments, grid.now)
+        return {}
+
     scheduler.handlers.update(
-        grid_state=state, grid_why=why, grid_explain=explain, grid_control=control, grid_histories=histories
+        grid_state=state,
+        grid_why=why,
+        grid_explain=explain,
+        grid_control=control,
+        grid_histories=histories,
+        grid_deployed=deployed,
     )
     # Whatever prefix the dashboard was given: Dask doesn't remember it.
     scheduler.http_application.add_handlers(r".*", [(r"(?:/.*)?/grid-api", GridApi, {"dask_server": scheduler})])

@@ -1,4 +1,4 @@
-"""The page ``/grid`` of the Dask dashboard: who is here, why in that state, how reliable, what runs and waits."""
+"""The page ``/grid`` of the Dask dashboard: who is here and why so, what runs and waits, who holds which blocks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 from distributed.dashboard.scheduler import applications, template_variables
 
 from . import page_html as html
+from .page_strip import strips
 from .state import grid_state
 
 REFRESH = 1000
@@ -35,7 +36,7 @@ _ROW, _TALLEST = 28, 560
 
 
 class GridPage(DashboardComponent):  # type: ignore[misc]
-    """Tiles, two figures and a table, all fed by one `grid_state`."""
+    """Tiles, two figures, the deployed models' blocks and a table, all fed by one `grid_state`."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
@@ -44,6 +45,7 @@ class GridPage(DashboardComponent):  # type: ignore[misc]
         self.tiles = Div(text="", **wide)
         self.legend = Div(text=html.legend(), **wide)
         self.note = Div(text="", **wide)
+        self.strips = Div(text="", **wide)
         self.work = _Bars("Work by type", "type", {"running": _RUNNING, "waiting": _WAITING})
         self.regions = _Bars("Workers by region", "region", html.STATES)
         self.table = _table(self.source)
@@ -51,6 +53,7 @@ class GridPage(DashboardComponent):  # type: ignore[misc]
             self.tiles,
             row(self.work.plot, self.regions.plot, sizing_mode="stretch_width"),
             self.note,
+            self.strips,
             self.legend,
             self.table,
             sizing_mode="stretch_width",
@@ -72,6 +75,8 @@ class GridPage(DashboardComponent):  # type: ignore[misc]
         _set(self.tiles, "text", html.tiles(state))
         _set(self.note, "text", html.notes(state))
         _set(self.note, "visible", bool(self.note.text))
+        _set(self.strips, "text", strips(state))
+        _set(self.strips, "visible", bool(self.strips.text))
         self._fill(html.table(workers))
         _set(self.table, "height", min(_TALLEST, _ROW * (len(workers) + 1) + 8))
         for part in (self.table, self.legend):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from distributed import SchedulerPlugin
 
 from ..grid.jobs import Ask
 from ..grid.reliability import History
+from .barred import Barred
+from .deployed import Deployed
 from .facts import KEY
 from .lanes import ANNOTATION, Key, Lane, Lanes, TaskState, is_durable
 from .ledger import Ledger
@@ -47,6 +49,8 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.roster = Roster(lambda donor_id: self.ledger.standing(donor_id, clock()))
         self.placer = Placer(self.roster, clock, offer_every, self.ledger.usual)
         self.offers = Offers(scheduler, self.lanes, self.placer)
+        self.deployed = Deployed()
+        self.barred = Barred(scheduler)
         self.assigned: dict[TaskState, Assignment] = {}
         self.running_by_type: Counter[str] = Counter()
 
@@ -84,6 +88,12 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         self.roster.refresh(seat, self.now)
         return welcome
 
+    def bar(self, donors: Iterable[str]) -> None:
+        """All donors that are blocked. Who of them is here leaves, and what runs there goes to others."""
+        self.barred.set(donors)
+        for seat in [seat for seat in self.roster if seat.donor.id in self.barred]:
+            self.barred.send_away(seat.ws)
+
     def told(self, histories: Mapping[str, History], usual: Mapping[str, float]) -> None:
         """What the grid's store knows of donors' pasts; the scores of those who are here follow at once."""
         self.ledger.told(histories, usual)
@@ -99,6 +109,9 @@ class GridPlugin(SchedulerPlugin):  # type: ignore[misc]
         without our plugin.
         """
         if wire is None or self.scheduler.workers.get(ws.address) is not ws:
+            return
+        if self.barred.says(wire):
+            self.barred.send_away(ws)
             return
         now = self.now
         new = self.roster.of(ws) is None

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.core import Status
 
-from ..grid.acceptance import standing
+from ..grid.acceptance import free_memory_gb, standing
 from ..grid.donors import DonorState
 from ..grid.regions import REGIONS
 from ..grid.reliability import LATENCY_WEIGHT, SENIORITY_WEIGHT, STABILITY_WEIGHT, SUCCESS_WEIGHT, Score
@@ -43,6 +43,7 @@ def grid_state(grid: GridPlugin) -> dict[str, Any]:
         "running_by_type": {type_: count for type_, count in sorted(grid.running_by_type.items()) if count},
         "waiting_by_type": dict(grid.lanes.waiting_by_type()),
         "weights": WEIGHTS,
+        "deployments": grid.deployed.now(now),
     }
 
 
@@ -74,6 +75,11 @@ def _worker(grid: GridPlugin, seat: Seat, now: datetime) -> dict[str, Any]:
         "gpu_model": donor.gpu_model,
         "gpu_memory_gb": donor.gpu_memory_gb,
         "gpu_memory_used_gb": load.gpu_memory_used_gb,
+        "gpu_memory_free_gb": max(0.0, free_memory_gb(donor, load)) if donor.gpu_memory_gb > 0 else None,
+        "memory_gb": seat.ws.memory_limit / 1e9 or None,
+        "memory_used_gb": seat.ws.memory.process / 1e9,
+        "threads": seat.ws.nthreads,
+        "pace": donor.pace,
         "jobs_done": account.past.jobs_done,
         "jobs_lost": account.interrupted,
         "job_errors": account.job_errors,

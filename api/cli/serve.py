@@ -57,8 +57,8 @@ def dispatcher(scheduler: Address = None, config: ConfigFile = None) -> None:
 def api(scheduler: Address = None, llm: Llms = None, port: Port = None, config: ConfigFile = None) -> None:
     """Start the HTTP service for a running grid.
 
-    It speaks OpenAI's API: /v1/embeddings, /v1/models and, with --llm, /v1/chat/completions, /v1/completions and
-    /metrics, beside /healthz and /readyz.
+    It speaks OpenAI's API: /v1/embeddings, /v1/models, /v1/chat/completions, /v1/completions and /metrics, beside
+    /healthz and /readyz. Language models are those that are deployed (`idlegrid deploy`), and those of --llm.
     """
     from ..serving import serve_api
 

@@ -6,12 +6,19 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
 
 from ...grid.config import Settings
 from ...grid.config.inference import Batch
 from ...grid.config.service import Api
+from .admin_deployments import deployments_router
 from .admin_keys import keys_router
 from .admin_workers import enrolments_router, workers_router
+from .audio import PATH as AUDIO
+from .audio import audio_router
+from .audio_batcher import AudioBatcher
+from .audio_face import Transcriber
+from .audio_params import MARGIN, MIB
 from .auth import Gate, Gatekeeper, KeyRing
 from .batcher import Batcher
 from .batching import BatchLimits
@@ -48,23 +55,36 @@ from .worker_register import register_router
 from .worker_tokens import tokens_router
 
 RESULTS = "/api/v1/workers/"
+WAITING_AUDIO = 512 * MIB
+"""Bytes of recordings that may wait in one process; beyond it 429."""
 
 
 def create_app(
-    embedder: Embedder, settings: Settings, chat: ChatBackend | None = None, jobs: JobDoor | None = None
+    embedder: Embedder,
+    settings: Settings,
+    chat: ChatBackend | None = None,
+    jobs: JobDoor | None = None,
+    passing: Callable[[ASGIApp], ASGIApp] | None = None,
+    *,
+    speech: Transcriber | None = None,
 ) -> FastAPI:
-    """The application. It computes with `embedder` and `chat`, which must live on the event loop that serves.
+    """The application. It computes with `embedder`, `chat` and `speech`, which must live on the event loop that serves.
 
-    Without `chat` there are no doors for language models, without `jobs` none for durable jobs. Raises ValueError when
-    the settings want API keys and there is no store (`jobs`) that has them.
+    Without `chat` there are no doors for language models, without `speech` none for recordings, without `jobs` none for
+    durable jobs. `passing` is put behind
+    the gate: it passes on what another process serves. Raises ValueError when the settings want API keys and there is
+    no store (`jobs`) that has them.
     """
     ring = key_ring(jobs, settings)
     batcher = Batcher(embedder, batch_limits(settings.api, settings.inference.batch))
+    hearing = None if speech is None else AudioBatcher(speech, speech_limits(settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await batcher.close()
+        if hearing is not None:
+            await hearing.close()
 
     app = FastAPI(
         title="idlegrid",
@@ -83,7 +103,11 @@ def create_app(
         app.include_router(chat_router(door))
         app.include_router(completions_router(door))
         app.include_router(metrics_router(metrics, chat))
-    app.include_router(models_router(models))
+    listed = list(models)
+    if speech is not None and hearing is not None:
+        listed.append(Models(speech))
+        app.include_router(audio_router(listed[-1], hearing, settings.api))
+    app.include_router(models_router(listed))
     checkpoint = None
     if jobs is not None:
         checkpoint = Checkpoint(jobs, address_reader(settings.api.trusted_proxies))
@@ -94,6 +118,8 @@ def create_app(
     handle_problems(app)
     describe(app)
     secret = jobs.secret if jobs is not None else None
+    if passing is not None:
+        app.add_middleware(passing)
     app.add_middleware(Gate, guard=Gatekeeper(ring, secret, settings.api.worker_token, checkpoint))
     app.add_middleware(Trace)
     app.add_middleware(Edge, max_body=largest_body(settings), hosts=known_hosts(settings.api))
@@ -124,6 +150,7 @@ def job_routers(jobs: JobDoor, ring: KeyRing | None) -> Iterator[APIRouter]:
     yield attempts_router(jobs)
     yield pull_router(jobs, address_of)
     yield keys_router(jobs, ring)
+    yield deployments_router(jobs, address_of)
     yield state_router(jobs, lookout)
 
 
@@ -139,10 +166,28 @@ def donor_routers(jobs: JobDoor, checkpoint: Checkpoint) -> Iterator[APIRouter]:
 
 
 def largest_body(settings: Settings) -> Callable[[str], int]:
-    """How large a request may be at a path: results are larger than what clients send."""
+    """How large a request may be at a path: results and recordings are larger than what clients send else."""
     usual = int(settings.api.max_body_mb * 1_000_000)
     result = max(usual, int(settings.jobs.max_result_mb * 1_000_000) + RESULT_MARGIN)
-    return lambda path: result if path.startswith(RESULTS) and path.endswith("/complete") else usual
+    audio = int(settings.api.max_audio_mb * MIB) + MARGIN
+
+    def at(path: str) -> int:
+        if path.startswith(AUDIO):
+            return audio
+        return result if path.startswith(RESULTS) and path.endswith("/complete") else usual
+
+    return at
+
+
+def speech_limits(settings: Settings) -> BatchLimits:
+    """The limits of recordings that wait: as many as of texts may be on their way, of a bounded size."""
+    return BatchLimits(
+        max_batch=settings.inference.batch.max_batch_size,
+        max_wait=settings.inference.batch.max_wait_ms / 1000,
+        max_in_flight=settings.api.max_batches_in_flight,
+        max_items=settings.api.max_queue,
+        max_chars=WAITING_AUDIO,
+    )
 
 
 def batch_limits(api: Api, batch: Batch) -> BatchLimits:

@@ -76,12 +76,13 @@ class Models:
 
 
 async def check_ready(kinds: Sequence[Models]) -> None:
-    """Raise ApiError 503 when nobody can take a model of any kind."""
-    for models in kinds[:-1]:
+    """Raise ApiError 503 when nobody can take a model of any kind. A kind without models says nothing to it."""
+    asked = [models for models in kinds if await models.all()] or list(kinds[:1])
+    for models in asked[:-1]:
         with suppress(ApiError):
             await models.check_ready()
             return
-    await kinds[-1].check_ready()
+    await asked[-1].check_ready()
 
 
 async def served(kinds: Sequence[Models], name: str) -> ServedModel:

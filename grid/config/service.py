@@ -21,6 +21,14 @@ class Api(Section):
         unset="where it listens",
         allowed="http:// or https:// URLs",
     )
+    peer_url: HttpUrl | None = setting(
+        None,
+        "Base URL at which the other API processes of this grid reach this one: they pass chat on to the one that serves"
+        " the deployments.",
+        variable="IDLEGRID_API_PEER_URL",
+        unset="where it listens, unless that is every address",
+        allowed="an http:// or https:// URL",
+    )
     allowed_hosts: Names | None = setting(
         None,
         "Host names under which it may be called, `*` for any; in the variable with commas.",
@@ -89,6 +97,14 @@ class Api(Section):
     )
     max_body_mb: float = setting(
         16.0, "Size of one request; beyond it 413.", variable="IDLEGRID_API_MAX_BODY_MB", unit="MB", gt=0, le=1024
+    )
+    max_audio_mb: float = setting(
+        25.0,
+        "Size of a recording at `/v1/audio`, in MiB as OpenAI counts; beyond it 413.",
+        variable="IDLEGRID_API_MAX_AUDIO_MB",
+        unit="MiB",
+        gt=0,
+        le=1024,
     )
     request_timeout: float = setting(
         60.0,
