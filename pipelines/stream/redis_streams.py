@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
@@ -25,19 +25,18 @@ SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 
 def parse_url(url: str) -> tuple[str, str, dict[str, str]]:
     """Server, stream and other options of ``redis://host:port/0?stream=NAME&group=…``. Raises StreamError."""
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
+    options = dict(parse_qsl(urlsplit(url).query))
     stream = options.pop("stream", "")
     if not stream:
         raise StreamError(f"{_public(url)} names no stream: add ?stream=NAME")
-    scheme = parts.scheme.replace("valkey", "redis")
-    return urlunsplit((scheme, parts.netloc, parts.path, "", "")), stream, options
+    server = url.partition("?")[0]
+    return "redis" + server.removeprefix("valkey") if server.startswith("valkey") else server, stream, options
 
 
 def _public(url: str) -> str:
     """Without the password."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def connect(server: str) -> Any:
@@ -46,10 +45,10 @@ def connect(server: str) -> Any:
         import redis
     except ImportError:
         raise StreamError("Redis streams need the package redis: pip install 'idlegrid[redis]'") from None
-    client = redis.Redis.from_url(server, socket_timeout=10, socket_connect_timeout=5, health_check_interval=15)
     try:
+        client = redis.Redis.from_url(server, socket_timeout=10, socket_connect_timeout=5, health_check_interval=15)
         client.ping()
-    except redis.RedisError as error:
+    except (redis.RedisError, ValueError) as error:
         raise StreamError(f"no Redis answers at {_public(server)}: {error}") from error
     return client
 
