@@ -76,7 +76,7 @@ class TorchEngine(ThreadedEngine):
             for start, stop in pairwise((0, *options.cuts, shape.num_layers))
         ]
         codec, identity = Codec.load(folder), revision(folder)
-        sequencer = Sequencer(_sequencer_config(options, blocks, shape, identity))
+        sequencer = Sequencer(sequencer_config(options, blocks, shape, identity))
         facts = EngineFacts(
             model=self._model,
             revision=identity,
@@ -109,7 +109,8 @@ def _blocks_in(options: TorchOptions, shape: Architecture, dtype: str) -> int:
     return min(blocks, options.max_sequences * -(-longest // options.block_size))
 
 
-def _sequencer_config(options: TorchOptions, blocks: int, shape: Architecture, identity: str) -> SequencerConfig:
+def sequencer_config(options: TorchOptions, blocks: int, shape: Architecture, identity: str) -> SequencerConfig:
+    """The sizes of the sequencer of an engine with these options and so many pages. `identity`: of the weights."""
     return SequencerConfig(
         num_blocks=blocks,
         block_size=options.block_size,

@@ -31,7 +31,8 @@ from .status import HostState
 
 STOP_PATIENCE = 20.0
 """Seconds that an engine has to close."""
-_PLUGIN = "idlegrid-donor"
+PLUGIN = "idlegrid-donor"
+"""Name of the donor's plugin on its worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,11 @@ class HostThread:
         await self._stop.wait()
         await self._host.close()
 
+    def tell_status(self) -> None:
+        """Tell the host's clients at once how it is. From any thread."""
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._host.tell_status)
+
     def stop_soon(self) -> None:
         """Close the host and its engine, and end the thread. Waits for nothing: Dask's own loop calls this too."""
         with contextlib.suppress(RuntimeError):  # it has ended already
@@ -102,12 +108,12 @@ class EngineActor:
             partial(make_engine, spec),
             epoch=self._epoch,
             tls=listener_tls(worker),
-            leaving=partial(_leaving, worker),
+            leaving=partial(leaving, worker),
             changed=changed,
         )
         self._thread = HostThread(host, host_of(worker.address))
         weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
-        plugin = worker.plugins.get(_PLUGIN)
+        plugin = worker.plugins.get(PLUGIN)
         contact = worker.contact_address or worker.address
         return Placed(
             address=replace(self._thread.address, host=host_of(contact)),
@@ -122,9 +128,9 @@ class EngineActor:
             self._thread.join()
 
 
-def _leaving(worker: Any) -> str:
+def leaving(worker: Any) -> str:
     """Why the worker's donor takes nothing new: empty if it does, or if nothing is known of it."""
-    plugin = worker.plugins.get(_PLUGIN)
+    plugin = worker.plugins.get(PLUGIN)
     if plugin is None:
         return ""
     donor: Donor = plugin.donor
@@ -144,7 +150,7 @@ def _share(spec: EngineSpec, engine: Engine | None, state: HostState) -> None:
 
 def _tell_donor(worker: Any, model: str, state: HostState) -> None:
     """The model is resident now, or is not any more: placement prefers donors that hold it."""
-    plugin = worker.plugins.get(_PLUGIN)
+    plugin = worker.plugins.get(PLUGIN)
     tell: Callable[[str], None] | None = None
     if plugin is not None and state is HostState.READY:
         tell = plugin.loaded

@@ -9,7 +9,7 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -40,13 +40,15 @@ class Host:
         tls: ssl.SSLContext | None = None,
         leaving: Callable[[], str] = lambda: "",
         changed: Callable[[HostState], None] = lambda state: None,
+        wants: Callable[[], Mapping[str, Any] | None] = lambda: None,
         silence: float = 30.0,
     ) -> None:
         """`make` gives the engine, not yet started. `leaving`: why the donor takes nothing new, empty if it does.
-        `changed` hears of every new state. `silence`: seconds until a client that says nothing counts as gone.
+        `changed` hears of every new state. `wants`: see `HostStatus`.
+        `silence`: seconds until a client that says nothing counts as gone.
         """
         self._make, self._epoch, self._tls = make, epoch, tls
-        self._leaving, self._changed, self._silence = leaving, changed, silence
+        self._leaving, self._changed, self._wants, self._silence = leaving, changed, wants, silence
         self._token = secrets.token_hex(32)
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
@@ -98,7 +100,13 @@ class Host:
             stalled=time.monotonic() - self.last_event,
             leaving=self._leaving(),
             facts=_plain(self.engine),
+            wants=self._wants(),
         )
+
+    def tell_status(self) -> None:
+        """Tell every client at once how the host is."""
+        for session in self._sessions:
+            session.tell_status()
 
     def broke(self, why: str) -> None:
         """The engine takes no requests any more, though nobody closed it: whoever keeps the replica must know."""
@@ -129,8 +137,7 @@ class Host:
     def _become(self, state: HostState) -> None:
         self.state = state
         self._changed(state)
-        for session in self._sessions:
-            session.tell_status()
+        self.tell_status()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(reader, writer)

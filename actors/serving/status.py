@@ -41,6 +41,8 @@ class HostStatus:
     """Why the donor takes nothing new (it drains, its owner paused it, its hours are over). Empty: it takes work."""
     facts: Mapping[str, Any] | None = None
     """What the engine says of its model, once it is loaded."""
+    wants: Mapping[str, Any] | None = None
+    """Of a host that leads a chain of stages which broke: see `shard_words.Wanted`. None: nothing."""
 
     def to_wire(self) -> dict[str, Any]:
         """As plain types."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -87,6 +87,11 @@ class Deployment:
             deaths_allowed=0,
         )
 
+    def stage_ask(self, excluded: frozenset[str], *, seconds: float, gpu_memory_gb: float = 0.0) -> Ask:
+        """What placement must know of one stage. `seconds`: its donor's window must be open for so long."""
+        needed = 0.0 if self.device == "cpu" else gpu_memory_gb
+        return replace(self.ask(excluded), gpu_memory_gb=needed, seconds=seconds)
+
 
 def _check_layers(layers: tuple[tuple[int, int], ...]) -> None:
     if not layers:
@@ -136,6 +141,8 @@ class Replica:
     """When it became ready. None: it never did."""
     why: str = ""
     """Of a replica that ended: what happened. Of one that is placed: what it waits for."""
+    others: frozenset[str] = frozenset()
+    """Donors of its other stages, if it is split."""
 
 
 @dataclass(frozen=True, slots=True)

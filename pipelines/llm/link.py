@@ -50,6 +50,12 @@ class GridLink:
             raise NoScheduler(f"no scheduler answers at {self._address} within {PATIENCE:g} s: {error}") from error
         return self._client
 
+    async def ask(self, what: str, **said: Any) -> dict[str, Any]:
+        """Ask the scheduler one thing, by the name of its handler. Raises OSError (as NoScheduler) or TimeoutError."""
+        client = await self.client()
+        answer: dict[str, Any] = await asyncio.wait_for(getattr(client.scheduler, what)(**said), PATIENCE)
+        return answer
+
     async def why(self, key: str) -> str:
         """Why a task waits, in the grid's own words; empty when it can't be asked."""
         try:

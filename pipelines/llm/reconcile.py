@@ -25,6 +25,10 @@ class Patience:
     cool: float = 2.0
     """After a replica was lost, its donor is avoided for so long; each further time twice as long."""
     cool_most: float = 300.0
+    notice: float = 60.0
+    """A stage is moved so long before its donor's window closes, and placed where it stays open for twice as long."""
+    mend: float = 300.0
+    """A chain of stages may be broken for so long until its requests go on elsewhere, or end."""
     steady: float = 60.0
     """A replica that was ready for so long before it was lost is a first loss again."""
 
@@ -110,7 +114,8 @@ def reconcile(
     placing = any(not one.donor_id for one in staying)  # one at a time: the next must not come to the same donor
     actions: list[Action] = list(retired.values())
     if missing > 0 and not placing and now >= setbacks.next_try(patience):
-        taken = frozenset(one.donor_id for one in alive if one.donor_id and one.epoch not in retired)
+        there = [one for one in alive if one.epoch not in retired]
+        taken = frozenset(donor for one in there for donor in (one.donor_id, *one.others) if donor)
         why = f"{len(staying)} of {deployment.replicas} replicas are there"
         actions.append(Place(taken | setbacks.cooling(now, patience), why))
     return Decision(tuple(actions), setbacks)

@@ -18,7 +18,7 @@ from ...actors.serving.actor import EngineActor, Placed
 from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost
 from ...actors.serving.status import HostState
-from .deployment import Deployment, Phase, Replica
+from .deployment import Deployment, Held, Phase, Replica
 from .link import GridLink, NoScheduler
 from .notice import Notice
 from .reconcile import Patience
@@ -98,6 +98,10 @@ class LiveReplica:
             ready_at=self._ready_at,
             why=self._why,
         )
+
+    def held(self, num_layers: int | None) -> list[Held]:
+        """All layers, on one donor."""
+        return [Held(self._donor_id, range(num_layers or 0), self._phase, self.epoch)]
 
     async def ask_why(self) -> None:
         """Ask the scheduler what its placement waits for."""

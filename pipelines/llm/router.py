@@ -16,7 +16,6 @@ from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost, StreamLost, StreamMoved
 from .journal import Journal
 from .notice import Notice
-from .replica import LiveReplica
 from .routing import Candidate, choose, prefix_key
 
 logger = logging.getLogger(__name__)
@@ -27,13 +26,27 @@ ASK_AGAIN = 0.25
 """Seconds after which a replica that had no room is asked again."""
 
 
+class Serves(Protocol):
+    """A replica, as a router sees it: a `LiveReplica` or a `ChainReplica`."""
+
+    epoch: int
+
+    @property
+    def donor_id(self) -> str:
+        """Where it is."""
+
+    @property
+    def serving(self) -> Channel | None:
+        """Its channel, if it takes requests now."""
+
+
 class Fleet(Protocol):
     """The replicas of one deployment, as a router sees them: a `Supervisor`."""
 
     changed: Notice
     closed: bool
 
-    def replicas(self) -> Sequence[LiveReplica]:
+    def replicas(self) -> Sequence[Serves]:
         """Those that are there."""
 
     def why(self) -> str:
@@ -103,7 +116,7 @@ class Router:
                     trip.accepted = True
                     yield event
 
-    async def _attempt(self, trip: _Trip, replica: LiveReplica, channel: Channel) -> AsyncGenerator[Event, None]:
+    async def _attempt(self, trip: _Trip, replica: Serves, channel: Channel) -> AsyncGenerator[Event, None]:
         """The events that one replica adds; notes in `trip` how it went if it did not come to the end."""
         left = None if trip.ends_at is None else trip.ends_at - asyncio.get_running_loop().time()
         asked = trip.journal.begin(left)
@@ -128,7 +141,7 @@ class Router:
             if (end := self._note_loss(trip, replica, error)) is not None:
                 yield end
 
-    def _note_loss(self, trip: _Trip, replica: LiveReplica, error: Exception) -> Finished | None:
+    def _note_loss(self, trip: _Trip, replica: Serves, error: Exception) -> Finished | None:
         """The end of a request under which too many replicas were lost."""
         self.losses += 1
         trip.lost_on.add(replica.epoch)
@@ -143,7 +156,7 @@ class Router:
             FinishReason.ERROR, f"{len(trip.losses)} replicas were lost while they served it; the last: {error}"
         )
 
-    async def _find(self, trip: _Trip) -> tuple[LiveReplica, Channel]:
+    async def _find(self, trip: _Trip) -> tuple[Serves, Channel]:
         """A replica that may take the request; waits for one. Raises NoReplica or QueueFull."""
         loop = asyncio.get_running_loop()
         give_up_at = min(loop.time() + self._patience, trip.ends_at or float("inf"))
@@ -170,6 +183,6 @@ class Router:
         return f"{lost}no replica could take it{'' if self._fleet.closed else f' within {self._patience:g} s'}: {why}"
 
 
-def _candidate(replica: LiveReplica, channel: Channel) -> Candidate:
+def _candidate(replica: Serves, channel: Channel) -> Candidate:
     reported = channel.status.running + channel.status.waiting
     return Candidate(epoch=replica.epoch, load=max(reported, channel.in_flight), leaving=bool(channel.status.leaving))

@@ -18,12 +18,13 @@ from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost
 from ...grid import catalogue
 from ...grid.suggest import did_you_mean
+from .chain_replica import ChainReplica
 from .deployment import Deployment, Held, Phase
 from .link import GridLink
+from .model_shape import local_layers
 from .reconcile import Patience
-from .replica import LiveReplica
 from .router import NoReplica, Router
-from .supervisor import Supervisor
+from .supervisor import AnyReplica, Supervisor
 from .tokens import local_codec
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Readiness:
 class _Model:
     supervisor: Supervisor
     router: Router
+    layers: asyncio.Task[int | None]
+    """How many it has, if that can be known in this process."""
     codec: asyncio.Task[Codec | None] | None = None
     """Its tokenizer, if it is to be had in this process; looked for once."""
     facts: EngineFacts | None = None
@@ -125,7 +128,8 @@ class LlmService:
             raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
         supervisor = Supervisor(deployment, self._link, self._patience)
         router = Router(supervisor, patience=self._wait)
-        self._models[deployment.model] = _Model(supervisor, router)
+        layers = asyncio.create_task(asyncio.to_thread(local_layers, deployment.spec().model))
+        self._models[deployment.model] = _Model(supervisor, router, layers)
         supervisor.start()
 
     def scale(self, model: str, replicas: int) -> None:
@@ -249,7 +253,7 @@ def _served(model: _Model) -> Served:
     channels = [channel for one in replicas if (channel := one.serving) is not None]
     if model.facts is None and channels and channels[0].status.facts:
         model.facts = _facts(channels[0].status.facts)
-    deployment = model.supervisor.deployment
+    deployment, num_layers = model.supervisor.deployment, _num_layers(model, replicas)
     return Served(
         id=deployment.model,
         aliases=tuple(alias for alias in _aliases(deployment.model) if alias != deployment.model),
@@ -258,14 +262,21 @@ def _served(model: _Model) -> Served:
         facts=model.facts,
         losses=model.router.losses,
         why=model.supervisor.why(),
+        coverage=tuple(held for one in replicas for held in one.held(num_layers)),
+        num_layers=num_layers,
     )
+
+
+def _num_layers(model: _Model, replicas: Iterable[AnyReplica]) -> int | None:
+    told = [one.num_layers for one in replicas if isinstance(one, ChainReplica) and one.num_layers is not None]
+    return told[0] if told else model.layers.result() if model.layers.done() else None
 
 
 def _facts(wire: Mapping[str, Any]) -> EngineFacts:
     return EngineFacts(**{**wire, "eos_ids": frozenset(wire["eos_ids"])})
 
 
-def _load(replicas: Iterable[LiveReplica]) -> EngineLoad:
+def _load(replicas: Iterable[AnyReplica]) -> EngineLoad:
     told = [channel.status for one in replicas if (channel := one.serving) is not None]
     return EngineLoad(
         running=sum(status.running for status in told),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from .chain_replica import ChainReplica
 from .deployment import Deployment, Phase, Replica
 from .link import GridLink
 from .notice import Notice
@@ -16,6 +17,8 @@ from .replica import LiveReplica
 
 logger = logging.getLogger(__name__)
 
+AnyReplica = LiveReplica | ChainReplica
+"""Whole on one donor, or in stages."""
 LOOK_EVERY = 0.5
 """Seconds between two looks when nothing is told: for what only time changes."""
 ASK_WHY_AFTER = 1.0
@@ -40,7 +43,7 @@ class Supervisor:
         self.last_end = ""
         """Why the last replica that ended did."""
         self._link, self._patience, self._clock = link, patience or Patience(), clock
-        self._replicas: dict[int, LiveReplica] = {}
+        self._replicas: dict[int, AnyReplica] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._setbacks = Setbacks()
         self._epochs = int(time.time() * 1e3)  # higher than those of a service that ran here before
@@ -57,7 +60,7 @@ class Supervisor:
         self.deployment = replace(self.deployment, replicas=replicas)
         self._wake.set()
 
-    def replicas(self) -> list[LiveReplica]:
+    def replicas(self) -> list[AnyReplica]:
         """Those that are there, oldest first."""
         return list(self._replicas.values())
 
@@ -121,7 +124,8 @@ class Supervisor:
     def _place(self, action: Place) -> None:
         self._epochs += 1
         logger.info("placing replica %d of %s: %s", self._epochs, self.deployment.model, action.why)
-        self._replicas[self._epochs] = LiveReplica(
+        kind = ChainReplica if self.deployment.split else LiveReplica
+        self._replicas[self._epochs] = kind(
             self.deployment, self._epochs, action.excluded, self._link, self._patience, self._told
         )
 

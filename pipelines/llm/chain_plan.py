@@ -1,0 +1,212 @@
+"""Who should hold which layers of one chain, and when another cut is worth it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from ...grid.layers.capacity import Capacity, LayerDonor
+from ...grid.layers.coverage import LayersMissingError, can_cover, tell_missing, tiling
+from ...grid.layers.cutting import StagesError, chain_cuts
+from ...grid.layers.replanning import Hysteresis
+from ...grid.layers.shape import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A donor that may take a stage now."""
+
+    donor: LayerDonor
+    address: str
+    """Dask's, of its worker."""
+    score: float = 0.0
+    """Of placement: the higher, the better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Layers for a donor."""
+
+    layers: range
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Parts in the order of their layers; or none, and why. Truthy if there are any."""
+
+    parts: tuple[Part, ...] = ()
+    why: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What is wanted of the cut: see `Deployment.stages` and `Deployment.layers`."""
+
+    stages: int = 0
+    layers: tuple[tuple[int, int], ...] | None = None
+
+
+def cut(capacity: Capacity, offers: Sequence[Offer], split: Split, gap: range | None = None) -> Cut:
+    """Donors for the layers of `gap` (default: all), at most one part each.
+
+    The number of stages counts for the whole model only: a gap is filled by as few donors as it takes.
+    """
+    whole = range(capacity.model.layers)
+    gap = whole if gap is None else gap
+    if split.layers is not None:
+        return _given(capacity, offers, split.layers, gap)
+    count = split.stages if gap == whole else 0
+    if count:
+        return _counted(capacity, offers, count)
+    return _fewest(capacity, offers, gap)
+
+
+def rate(capacity: Capacity, parts: Iterable[Part]) -> float:
+    """Tokens a second of a chain: those of its slowest stage."""
+    return min(capacity.tokens_per_second(one.offer.donor, _layers(one.layers)) for one in parts)
+
+
+def better(
+    capacity: Capacity, offers: Sequence[Offer], split: Split, held: Sequence[Part], hysteresis: Hysteresis
+) -> Cut:
+    """Another cut that is worth its moves, or none, with the reason. `offers`: also those that hold parts now."""
+    found = cut(capacity, offers, split)
+    if not found:
+        return found
+    before, after = rate(capacity, held), rate(capacity, found.parts)
+    if after < before * (1 + hysteresis.gain):
+        return Cut(why=f"{after:.1f} instead of {before:.1f} tokens/s: less than {hysteresis.gain:.0%} more")
+    loading = max(
+        capacity.model.weight_bytes(_layers(one.layers)) / one.offer.donor.down_bytes_s for one in found.parts
+    )
+    if (after - before) * hysteresis.horizon_s < loading * before:
+        return Cut(why="what is not served while it loads is more than it gains")
+    return Cut(found.parts, f"{after:.1f} instead of {before:.1f} tokens/s")
+
+
+def _layers(layers: range) -> LayerRange:
+    return LayerRange(layers.start, layers.stop)
+
+
+def _inner(capacity: Capacity, gap: range) -> Capacity:
+    """The layers of `gap` as a model of its own."""
+    model = capacity.model
+    first, last = gap.start == 0, gap.stop == model.layers
+    return replace(
+        capacity,
+        model=replace(
+            model,
+            layers=len(gap),
+            embed_bytes=model.embed_bytes if first else 0,
+            head_bytes=model.head_bytes if last else 0,
+            head_layers=model.head_layers if last else 0.0,
+        ),
+    )
+
+
+def _missing(capacity: Capacity, gap: range, missing: Iterable[LayerRange]) -> Cut:
+    """What misses, with the numbers that the layers have in the whole model."""
+    shifted = tuple(LayerRange(gap.start + one.start, gap.start + one.end) for one in missing)
+    return Cut(why=tell_missing(capacity, shifted).detail)
+
+
+def _given(capacity: Capacity, offers: Sequence[Offer], layers: Iterable[tuple[int, int]], gap: range) -> Cut:
+    """The ranges as they were given, the largest first: to the best donors; or, if that fails, to the largest."""
+    if (end := max(stop for _, stop in layers)) != (last := capacity.model.layers):
+        return Cut(why=f"the ranges end at layer {end - 1}, but the model has layers 0 to {last - 1}")
+    clipped = (range(max(start, gap.start), min(stop, gap.stop)) for start, stop in layers)
+    wanted = sorted((one for one in clipped if one), key=lambda one: -capacity.least_bytes(_layers(one)))
+    missing: list[range] = []
+    for order in (sorted(offers, key=lambda one: -one.score), sorted(offers, key=lambda one: -one.donor.memory_bytes)):
+        parts: list[Part] = []
+        missing, left = [], list(order)
+        for layers_ in wanted:
+            found = next((one for one in left if capacity.fits(one.donor, _layers(layers_))), None)
+            if found is None:
+                missing.append(layers_)
+            else:
+                left.remove(found)
+                parts.append(Part(layers_, found))
+        if not missing:
+            return Cut(tuple(sorted(parts, key=lambda one: one.layers.start)))
+    return _missing(capacity, range(capacity.model.layers), map(_layers, sorted(missing, key=lambda one: one.start)))
+
+
+def _counted(capacity: Capacity, offers: Sequence[Offer], count: int) -> Cut:
+    """So many stages: the best donors; or, if they can't hold the model, the largest."""
+    last = capacity.model.layers
+    if count > last:
+        return Cut(why=f"{count} stages are wanted, but the model has {last} layers")
+    able = [one for one in offers if capacity.longest_inside(one.donor) or capacity.longest(one.donor, 0)]
+    if len(able) < count:
+        return Cut(
+            why=f"{count} stages are wanted, each on a donor of its own, and {len(able)} may take one now; "
+            f"{_missing(capacity, range(last), _uncovered(capacity, able)).why}"
+        )
+    why = ""
+    for order in (sorted(able, key=lambda one: -one.score), sorted(able, key=lambda one: -one.donor.memory_bytes)):
+        found = _chain(capacity, _by_region(order[:count]), range(last))
+        if found:
+            return found
+        why = found.why
+    return Cut(why=why)
+
+
+def _fewest(capacity: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
+    """As few donors as it takes, of one region if one can; of those, the one with the fewest, then the best."""
+    inner = _inner(capacity, gap)
+    groups = [list(group) for _, group in groupby(sorted(offers, key=_region), key=_region)]
+    groups.sort(key=lambda group: -max(one.score for one in group))
+    found = [one for group in groups if can_cover(inner, _donors(group)) and (one := _tiled(inner, group, gap))]
+    if found:
+        return min(found, key=lambda one: len(one.parts))
+    if can_cover(inner, _donors(offers)):
+        return _tiled(inner, offers, gap)
+    return _missing(capacity, gap, can_cover(inner, _donors(offers)).missing)
+
+
+def _tiled(inner: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
+    tiles = tiling(inner, _donors(offers))
+    order = sorted((one for one in offers if one.donor.id in tiles), key=lambda one: tiles[one.donor.id].start)
+    return _chain(inner, _by_region(order), gap) or _chain(inner, order, gap)
+
+
+def _chain(inner: Capacity, order: Sequence[Offer], gap: range) -> Cut:
+    """These donors, in this order, so that the slowest is as fast as can be."""
+    try:
+        ranges = chain_cuts(inner, _donors(order))
+    except LayersMissingError as error:
+        return Cut(why=str(error))
+    except StagesError as error:
+        return Cut(why=str(error))
+    return Cut(
+        tuple(
+            Part(range(gap.start + one.start, gap.start + one.end), offer)
+            for one, offer in zip(ranges, order, strict=True)
+        )
+    )
+
+
+def _uncovered(capacity: Capacity, offers: Sequence[Offer]) -> tuple[LayerRange, ...]:
+    return can_cover(capacity, _donors(offers)).missing
+
+
+def _by_region(order: Sequence[Offer]) -> list[Offer]:
+    """A chain crosses each border once."""
+    first: dict[str, int] = {}
+    for place, one in enumerate(order):
+        first.setdefault(one.donor.region, place)
+    return sorted(order, key=lambda one: first[one.donor.region])
+
+
+def _region(offer: Offer) -> str:
+    return offer.donor.region
+
+
+def _donors(offers: Sequence[Offer]) -> list[LayerDonor]:
+    return [one.donor for one in offers]

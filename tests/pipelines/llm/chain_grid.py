@@ -1,0 +1,108 @@
+"""A scheduler here and workers in processes of their own, forked from one that has read torch: for models in stages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+from typing import Any, Self
+
+from serving_helpers import until
+
+from idlegrid.actors.shards.loop_thread import LoopThread
+from idlegrid.grid.donors import Donor, Limits
+from idlegrid.pipelines.llm.deployment import Deployment
+from idlegrid.pipelines.llm.reconcile import Patience
+from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin
+from idlegrid.scheduler_plugins.scheduler import GridScheduler
+
+MODEL = "idlegrid-tiny"
+LAYERS = 6
+CALM = Patience(start=60, load=60, silence=30, stall=120, drain=30, cool=0.5, cool_most=2, mend=60)
+"""A busy machine is no reason to think anybody dead; who is killed says so at once."""
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(
+    [
+        "distributed",
+        "idlegrid.actors.serving.leading",
+        "idlegrid.actors.serving.shard_actor",
+        "transformers.models.qwen3.configuration_qwen3",
+    ]
+)
+
+
+def live(scheduler: str, donor: Donor, memory: str) -> None:
+    """A worker, until it is killed."""
+    from distributed import Worker
+
+    async def serve() -> None:
+        plugins = [DonorPlugin(donor)]
+        options = {"nthreads": 1, "dashboard": False, "name": donor.id, "host": "127.0.0.1", "memory_limit": memory}
+        worker = await Worker(scheduler, plugins=plugins, **options)
+        await worker.finished()
+
+    import torch
+
+    torch.set_num_threads(1)
+    asyncio.run(serve())
+    os._exit(0)
+
+
+class ChainGrid:
+    """Donors a, b, c and d of one slot each, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.thread = LoopThread("grid")
+        self.scheduler = self.thread.run(self._start()).result(60)
+        self.processes: dict[str, Any] = {}
+
+    async def _start(self) -> GridScheduler:
+        return await GridScheduler(
+            protocol="tcp", host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
+        )
+
+    def join(self, *names: str, memory: str = "4GB", **limits: Any) -> None:
+        for name in names:
+            donor = Donor(id=name, name=name, supported_types=frozenset({"llm"}), limits=Limits(**limits))
+            self.processes[name] = context.Process(
+                target=live, args=(self.scheduler.address, donor, memory), daemon=True
+            )
+            self.processes[name].start()
+
+    async def whole(self, *names: str) -> None:
+        """Wait until these donors are here, and no others."""
+        await until(lambda: set(self.running()) == set(names))
+
+    def running(self) -> dict[str, int]:
+        """Slots in use, by donor."""
+        return {seat.donor.id: seat.running for seat in self.scheduler.grid.roster}
+
+    async def idle(self) -> None:
+        """Wait until no slot is in use."""
+        await until(lambda: not any(self.running().values()))
+
+    def kill(self, name: str) -> None:
+        """As the owner's machine does that loses its power."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.join(30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.join(30)
+        with contextlib.suppress(Exception):
+            self.thread.run(self.scheduler.close()).result(30)
+        self.thread.stop()
+        self.thread.join()
+
+
+def split(stages: int | None = None, **fields: Any) -> Deployment:
+    """The small model in stages."""
+    options = {"num_blocks": 64, "max_context": 512, **fields.pop("options", {})}
+    return Deployment(model=MODEL, stages=stages, dtype="float32", options=options, **fields)
