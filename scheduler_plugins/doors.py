@@ -23,8 +23,8 @@ _PATIENCE = 10.0
 
 def open_doors(grid: GridPlugin) -> None:
     """Make the grid answer: ``client.scheduler.grid_state()``, ``…grid_why(key=)``, ``…grid_explain(ask=, key=)``,
-    ``…grid_control(donor=, action=)``, ``…grid_histories(donors=, usual=, blocked=)``, which tells what the store knows, and
-    ``…grid_deployed(holder=, deployments=)``, with which a process tells which language models it serves.
+    ``…grid_control(donor=, action=)``, ``…grid_histories(donors=, usual=, blocked=)``, which tells what the store
+    knows, and ``…grid_deployed(holder=, deployments=)``, with which a process tells which language models it serves.
     """
     scheduler = grid.scheduler
 

@@ -71,8 +71,8 @@ def ls(config: ConfigFile = None, as_json: Json = False) -> None:
 
 @workers.command()
 def block(worker: WorkerName, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Let nothing of a worker in any more, until it is unblocked."""
-    _decide(worker, "blocked", lambda store, id_, by: store.donors.block(id_, by), config, as_json)
+    """Let nothing of a worker in any more, until it is unblocked. What it runs goes to others at once."""
+    _decide(worker, "blocked", lambda store, id_, by: store.block(id_, by), config, as_json)
 
 
 @workers.command()
@@ -90,19 +90,32 @@ def unlock(worker: WorkerName, config: ConfigFile = None, as_json: Json = False)
 @workers.command()
 def drain(worker: WorkerName, config: ConfigFile = None, as_json: Json = False) -> None:
     """Tell a worker to finish what runs and to take nothing new. It hears it with its next heartbeat."""
-    from ...grid.commands import Order
-
-    _decide(worker, "told to drain", lambda store, id_, by: store.donors.command(id_, Order.DRAIN, by), config, as_json)
+    _order(worker, "drain", config, as_json)
 
 
 @workers.command()
 def resume(worker: WorkerName, config: ConfigFile = None, as_json: Json = False) -> None:
     """Tell a worker to take work again."""
+    _order(worker, "resume", config, as_json)
+
+
+@workers.command()
+def restart(worker: WorkerName, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Tell a worker to start its worker process again, once what runs is finished."""
+    _order(worker, "restart", config, as_json)
+
+
+@workers.command()
+def shutdown(worker: WorkerName, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Tell a worker to finish what runs, to leave the grid and to end."""
+    _order(worker, "shutdown", config, as_json)
+
+
+def _order(worker: str, order: str, config: ConfigFile, as_json: bool) -> None:
     from ...grid.commands import Order
 
-    _decide(
-        worker, "told to resume", lambda store, id_, by: store.donors.command(id_, Order.RESUME, by), config, as_json
-    )
+    told = f"told to {'shut down' if order == 'shutdown' else order}"
+    _decide(worker, told, lambda store, id_, by: store.donors.command(id_, Order(order), by), config, as_json)
 
 
 def _decide(worker: str, done: str, act: Callable[[Store, str, By], bool], config: ConfigFile, as_json: bool) -> None:

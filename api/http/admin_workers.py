@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
 from ...grid.commands import Order
-from ...grid.store import By
+from ...grid.store import By, DonorStore
 from ..logs import logger
 from .auth import principal
 from .client_address import AddressOf
@@ -91,8 +91,11 @@ def workers_router(door: JobDoor, address_of: AddressOf, checkpoint: Checkpoint)
 
     @router.post("/{worker_id}/block", response_model=DonorDocument, responses=problems("worker_not_found"))
     async def block(worker_id: WorkerId, request: Request) -> DonorDocument:
-        """Let nothing of this worker in any more, until it is unblocked."""
-        return await decide(worker_id, request, "block", donors.block)
+        """Let nothing of this worker in any more, until it is unblocked. What it runs goes to others at once.
+
+        The Dask scheduler hears of it within seconds, and then sends its Dask workers away.
+        """
+        return await decide(worker_id, request, "block", door.store.block)
 
     @router.post("/{worker_id}/unblock", response_model=DonorDocument, responses=problems("worker_not_found"))
     async def unblock(worker_id: WorkerId, request: Request) -> DonorDocument:
@@ -106,14 +109,29 @@ def workers_router(door: JobDoor, address_of: AddressOf, checkpoint: Checkpoint)
         checkpoint.unlock(worker_id)
         return told
 
-    @router.post("/{worker_id}/drain", response_model=DonorDocument, responses=problems("worker_not_found"))
-    async def drain(worker_id: WorkerId, request: Request) -> DonorDocument:
-        """Tell it to finish what runs and to take nothing new."""
-        return await decide(worker_id, request, "drain", lambda id_, by: donors.command(id_, Order.DRAIN, by))
-
-    @router.post("/{worker_id}/resume", response_model=DonorDocument, responses=problems("worker_not_found"))
-    async def resume(worker_id: WorkerId, request: Request) -> DonorDocument:
-        """Tell it to take work again."""
-        return await decide(worker_id, request, "resume", lambda id_, by: donors.command(id_, Order.RESUME, by))
-
+    for order, told in _ORDERS.items():
+        _ordering(router, order, told, decide, donors)
     return router
+
+
+_Decide = Callable[[str, Request, str, Callable[[str, By], bool]], Awaitable[DonorDocument]]
+_ORDERS = {
+    Order.DRAIN: "Tell it to finish what runs and to take nothing new.",
+    Order.RESUME: "Tell it to take work again.",
+    Order.RESTART: "Tell it to start its worker process again. What runs is finished first.",
+    Order.SHUTDOWN: "Tell it to finish what runs, to leave the grid and to end.",
+}
+
+
+def _ordering(router: APIRouter, order: Order, told: str, decide: _Decide, donors: DonorStore) -> None:
+    """The route with which one order is given."""
+
+    @router.post(
+        f"/{{worker_id}}/{order.value}",
+        name=order.value,
+        description=f"{told} It hears that with its next heartbeat.",
+        response_model=DonorDocument,
+        responses=problems("worker_not_found"),
+    )
+    async def give(worker_id: WorkerId, request: Request) -> DonorDocument:
+        return await decide(worker_id, request, order.value, lambda id_, by: donors.command(id_, order, by))

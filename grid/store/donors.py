@@ -21,10 +21,11 @@ STATUS = "UPDATE workers SET status = :status WHERE id = :id"
 CONFIG = "SELECT config, config_version FROM workers WHERE id = :id"
 SET_CONFIG = "UPDATE workers SET config = :config, config_version = config_version + 1 WHERE id = :id"
 FLAGS = {
-    "blocked": "UPDATE workers SET blocked_at = {now} WHERE id = :id AND blocked_at IS NULL",
+    "blocked": "UPDATE workers SET blocked_at = {now}, status = 'offline' WHERE id = :id AND blocked_at IS NULL",
     "unblocked": "UPDATE workers SET blocked_at = NULL WHERE id = :id AND blocked_at IS NOT NULL",
     "unlocked": "UPDATE workers SET unlocked_at = {now} WHERE id = :id",
 }
+BLOCKED = "SELECT id FROM workers WHERE blocked_at IS NOT NULL"
 KNOWN = "SELECT 1 AS known FROM workers WHERE id = :id"
 DONORS = SELECT.replace(
     "SELECT workers.*,",
@@ -113,8 +114,16 @@ class DonorStore:
         return True
 
     def block(self, worker_id: str, by: By) -> bool:
-        """Let nothing of this worker in any more, whatever it shows. False: nobody knows it."""
+        """Let nothing of this worker in any more, whatever it shows; its stay is over. False: nobody knows it.
+
+        What it runs is taken back by `Store.block`.
+        """
         return self._flag(worker_id, "blocked", by)
+
+    def blocked(self) -> frozenset[str]:
+        """Ids of all workers that are blocked."""
+        with self._database.read() as session:
+            return frozenset(row["id"] for row in session.all(BLOCKED, {}))
 
     def unblock(self, worker_id: str, by: By) -> bool:
         """The opposite of `block`."""
@@ -128,6 +137,8 @@ class DonorStore:
         with self._database.write() as session:
             if session.run(FLAGS[what], {"id": worker_id}):
                 note(session, what, worker_id, by)
+                if what == "blocked":
+                    left(session, worker_id, graceful=True)
                 return True
             return session.first(KNOWN, {"id": worker_id}) is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .. import job_rules as rules
@@ -251,6 +252,18 @@ class JobStore:
             raise Stale("there is no such job, or it was deleted")
         self._told(job_id)
         return record(row)
+
+    def take_back(self, worker_id: str, why: str) -> int:
+        """Give what a worker has begun, or claimed by asking, to others, at once. How many jobs that were.
+
+        It counts neither against the jobs nor against the worker.
+        """
+        count = 0
+        for job_id, fence, incarnation in moves.held_by(self._database, worker_id):
+            with suppress(Stale):  # it ended meanwhile
+                self.hand_back(job_id, fence, worker_id=worker_id, incarnation=incarnation, why=why, rest=0.0)
+                count += 1
+        return count
 
     def release(self, job_id: str, fence: int, *, delay: float = 0.0) -> JobRecord:
         """Give back a claim that no worker began: it waits again, after `delay` seconds. Raises Stale."""

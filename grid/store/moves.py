@@ -44,6 +44,10 @@ GIVEN_UP = f"""
 SELECT count(*) AS n FROM attempts
 WHERE job_id = :id AND worker_id = :worker_id AND outcome IN ('{rules.HANDED_BACK}', '{rules.REFUSED_BY_DONOR}')
 """
+HELD_BY = """
+SELECT id, fence, incarnation FROM jobs
+WHERE status = 'running' AND (worker_id = :id OR (worker_id IS NULL AND holder = :holder))
+"""
 _CHANGED = ("status", "killed", "excluded", "cancel_requested", *(name for name in SAME if name != "created_at"))
 WRITE = f"""
 UPDATE jobs SET {", ".join(f"{name} = :{name}" for name in _CHANGED)}
@@ -137,6 +141,13 @@ def hand_back(
             rest=rest,
         )
         return _written(session, row, new, by=worker_id, detail=why)[0]
+
+
+def held_by(database: Database, worker_id: str) -> list[tuple[str, int, str]]:
+    """Jobs that a worker began, or asked for and was given: id, fence and the process that began it ('' for none)."""
+    with database.read() as session:
+        rows = session.all(HELD_BY, {"id": worker_id, "holder": f"pull:{worker_id}"})
+    return [(row["id"], row["fence"], row["incarnation"] or "") for row in rows]
 
 
 def sweep(database: Database, max_wait: int, limit: int) -> list[str]:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from ..vault import Vault
-from .audit import AuditStore
+from .audit import AuditStore, By
 from .credentials import CredentialStore
 from .database import Database, make_folder, parsed_url
 from .deployments import DeploymentStore
@@ -50,6 +50,13 @@ class Store:
         """Bring the database to this version's schema. Several processes may do it at once. Raises StoreUnavailable."""
         make_folder(self._database.url)
         runner.upgrade(self._database)
+
+    def block(self, worker_id: str, by: By) -> bool:
+        """Let nothing of a worker in any more, and give what it runs to others. False: nobody knows it."""
+        known = self.donors.block(worker_id, by)
+        if known:
+            self.jobs.take_back(worker_id, "an administrator has blocked this worker")
+        return known
 
     def check(self) -> None:
         """Raises StoreUnavailable when the database doesn't answer or is not at this version's schema."""

@@ -30,6 +30,8 @@ class Pasts:
     histories: dict[str, History]
     usual: dict[str, float]
     """Job type → how long it usually takes, in s."""
+    blocked: frozenset[str] = frozenset()
+    """Ids of the workers that an administrator has blocked."""
 
 
 class Historian:
@@ -57,7 +59,7 @@ class Historian:
             work, self._work = self._work, None
             self._pasts, self._heard = await work, None
         if self._pasts is not None and self._heard is not link:
-            await link.tell(self._pasts.histories, self._pasts.usual)
+            await link.tell(self._pasts.histories, self._pasts.usual, self._pasts.blocked)
             self._heard = link
 
     async def close(self) -> None:
@@ -74,4 +76,4 @@ class Historian:
         sessions.count()
         histories = sessions.histories()
         sessions.rate(histories, datetime.now(UTC))
-        return Pasts(histories, sessions.usual_seconds(job_types()))
+        return Pasts(histories, sessions.usual_seconds(job_types()), self._store.donors.blocked())

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -90,10 +90,15 @@ class Link:
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(ended, done))
         return future
 
-    async def tell(self, histories: Mapping[str, History], usual: Mapping[str, float]) -> None:
-        """Tell the scheduler what the store knows: worker → its past; job type → how long it usually takes, in s."""
+    async def tell(
+        self, histories: Mapping[str, History], usual: Mapping[str, float], blocked: Iterable[str] = ()
+    ) -> None:
+        """Tell the scheduler what the store knows: worker → its past; job type → how long it usually takes, in s; the
+        workers that are blocked.
+        """
         donors = {worker: history.to_wire() for worker, history in histories.items()}
-        await self._answer(self._client.scheduler.grid_histories(donors=donors, usual=dict(usual)))
+        told = {"donors": donors, "usual": dict(usual), "blocked": sorted(blocked)}
+        await self._answer(self._client.scheduler.grid_histories(**told))
 
     async def holders(self) -> dict[str, str]:
         """Name of an attempt → address of the worker that Dask gave it to."""

@@ -48,9 +48,13 @@ def test_an_operator_looks_after_workers(idlegrid, store: Store):
     assert "let in again" in idlegrid("admin", "workers", "unblock", id_).out
     assert idlegrid("admin", "workers", "drain", id_, "--json").json["commands"] == ["drain"]
     assert idlegrid("admin", "workers", "resume", id_, "--json").json["commands"] == ["resume"]
+    assert idlegrid("admin", "workers", "restart", id_, "--json").json["commands"] == ["resume", "restart"]
+    assert idlegrid("admin", "workers", "shutdown", id_, "--json").json["commands"] == ["resume", "restart", "shutdown"]
     assert idlegrid("admin", "workers", "unlock", id_).code == 0
     [listed] = idlegrid("admin", "workers", "ls", "--json").json
-    assert (listed["owner"], listed["status"], listed["blocked"]) == ("ada", "online", False)
+    assert (listed["owner"], listed["status"], listed["blocked"]) == ("ada", "offline", False), (
+        "until it is heard of again"
+    )
     assert {entry.actor for entry in store.audit.list(id_)} >= {"command line"}
     done = idlegrid("admin", "workers", "block", "w-none")
     assert (done.code, "admin workers ls" in done.err) == (1, True)

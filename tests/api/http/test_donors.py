@@ -270,6 +270,35 @@ class TestBlocking:
         assert (await jobs.post(f"/api/v1/admin/workers/{donor.id}/unblock")).json()["blocked_at"] is None
         assert (await donor.beat()).status_code == 200
 
+    async def test_what_it_runs_goes_to_others_at_once(self, service: Service, jobs, tmp_path: Path):
+        donor = await join(jobs, service.store, tmp_path, config={"max_concurrent_jobs": 2})
+        await donor.beat()
+        begun, asked = [(await jobs.post("/api/v1/jobs", json=EMBED)).json()["job_id"] for _ in range(2)]
+        service.store.jobs.begin(begun, claim(service.store, begun).fence, donor.id, "i-1", 30.0)
+        assert (await donor.say("next-job", method="GET")).json()["job_id"] == asked
+        await jobs.post(f"/api/v1/admin/workers/{donor.id}/block")
+        for job_id in (begun, asked):
+            told = (await jobs.get(f"/api/v1/jobs/{job_id}")).json()
+            assert (told["status"], told["worker_id"]) == ("queued", None)
+        [attempt_row] = service.store.jobs.attempts(begun)
+        assert (attempt_row.outcome, attempt_row.detail) == (
+            "handed_back",
+            "an administrator has blocked this worker",
+        )
+        donor_row = service.store.donors.get(donor.id)
+        assert donor_row is not None
+        assert donor_row.worker.facts.status == "offline"
+        assert claim(service.store, begun).fence == 2
+
+
+class TestOrders:
+    @pytest.mark.parametrize("order", ["restart", "shutdown"])
+    async def test_until_another_process_speaks(self, jobs, donor: Donor, order: str):
+        await donor.beat()
+        assert (await jobs.post(f"/api/v1/admin/workers/{donor.id}/{order}")).json()["commands"] == [order]
+        assert (await donor.beat()).json()["commands"] == [order]
+        assert (await donor.beat(incarnation="i-2")).json()["commands"] == []
+
 
 class TestWork:
     async def test_a_registered_worker_asks_with_its_own_token(self, jobs, donor: Donor):

@@ -16,7 +16,7 @@ from small_cluster import cluster, donor
 
 from idlegrid.grid.config import Settings
 from idlegrid.grid.reliability import NEUTRAL, History
-from idlegrid.grid.store import NewJob, Store, WorkerFacts
+from idlegrid.grid.store import By, NewJob, Store, WorkerFacts
 from idlegrid.grid.store.donor_values import Beat
 from idlegrid.pipelines.dispatch.dispatcher import Dispatcher, Terms
 from idlegrid.pipelines.dispatch.historian import Historian
@@ -151,6 +151,21 @@ async def test_what_the_scheduler_saw_itself_counts_beside_what_it_is_told(store
         assert ledger.usual(("llm", "any")) == 9.0
         seat = c.scheduler.grid.roster.get("bad")
         assert seat.donor.reliability < NEUTRAL - 0.1, "placement uses it at once"
+
+
+async def test_the_scheduler_hears_who_is_blocked(store):
+    store.workers.upsert(WorkerFacts(id="bad", name="bad"))
+    async with cluster(donor("bad"), donor("good")) as c, linked(c.scheduler.address) as link:
+        historian = Historian(store, heartbeat=30.0, every=0.05)
+        await historian.look(link)
+        assert {seat.donor.id for seat in c.scheduler.grid.roster} == {"bad", "good"}
+        store.block("bad", By("tests"))
+        async with asyncio.timeout(DEADLINE):
+            while c.scheduler.grid.roster.get("bad") is not None:
+                await historian.look(link)
+                await asyncio.sleep(0.02)
+        await historian.close()
+        assert c.scheduler.grid.roster.get("good") is not None
 
 
 async def test_the_silent_are_ended_once_everybody_had_time_to_speak(store, monkeypatch):
