@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, Word, nothing, untold
+from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, WishRefused, Word, nothing, untold
 
 INSTALL = "pip install 'faster-whisper>=1.1'"
 _COMPUTE = {"auto": "default", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8"}
@@ -57,7 +57,7 @@ class FasterWhisper:
         """See `SpeechModel.transcribe`; `check` is asked after each segment."""
         if wish.language is not None and wish.language not in self._languages:
             known = ", ".join(self._languages)
-            raise ValueError(f"language {wish.language[:40]!r} is not one that this model knows: {known}")
+            raise WishRefused(f"language {wish.language[:40]!r} is not one that this model knows: {known}")
         found, total = [], sum(map(len, clips)) // SAMPLE_RATE
         for index, clip in enumerate(clips):
             check()

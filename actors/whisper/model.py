@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from ..models import resolve, revision
-from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, Word, nothing, untold
+from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, WishRefused, Word, nothing, untold
 from .stretches import Stretch, cut
 from .words import words_of
 
@@ -254,28 +254,31 @@ class WhisperModel:
         return found
 
     def _language(self, wish: Wish) -> str | None:
-        """The code of the language that is wished for. Raises ValueError when the model doesn't know it."""
+        """The code of the language that is wished for. Raises WishRefused when the model doesn't know it."""
         if wish.language is None:
             return None
         name = wish.language.lower()
         code: str = TO_LANGUAGE_CODE.get(name, name)
         if code not in self.facts.languages:
             known = ", ".join(self.facts.languages[:100])
-            raise ValueError(f"language {wish.language[:40]!r} is not one that this model knows: {known}")
+            raise WishRefused(f"language {wish.language[:40]!r} is not one that this model knows: {known}")
         return code
 
     def _check(self, wish: Wish) -> None:
-        """Raise ValueError for what this model can't do."""
+        """Raise WishRefused for what this model can't do."""
         if wish.task == "translate" and not self._languages:
-            raise ValueError(f"{self.facts.model} knows English only: it can't translate")
+            raise WishRefused(f"{self.facts.model} knows English only: it can't translate")
         if wish.words and not getattr(self._model.generation_config, "alignment_heads", None):
-            raise ValueError(f"{self.facts.model} has no alignment_heads in its generation config: no times of words")
+            raise WishRefused(f"{self.facts.model} has no alignment_heads in its generation config: no times of words")
         if wish.prompt:
             self._prompt(wish.prompt)
 
     def _prompt(self, text: str) -> torch.Tensor:
-        """The token that begins a prompt, and the end of the prompt. Raises ValueError for special tokens in it."""
-        ids = self._tokenizer.get_prompt_ids(text, return_tensors="pt").to(self._device)
+        """The token that begins a prompt, and the end of the prompt. Raises WishRefused for special tokens in it."""
+        try:
+            ids = self._tokenizer.get_prompt_ids(text, return_tensors="pt").to(self._device)
+        except ValueError as error:
+            raise WishRefused(f"the prompt can't be read: {error}") from None
         most = self._model.config.max_target_positions // 2 - 1
         return torch.cat([ids[:1], ids[1:][-most + 1 :]])
 

@@ -70,6 +70,17 @@ class Transcript:
     """None: nobody asked."""
 
 
+class WishRefused(ValueError):
+    """This model can't hear as it was asked to: the message says what it can't, and what it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeard:
+    """A recording that can't be heard, and why; the others of its call are."""
+
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechFacts:
     """What produced a transcript, for provenance."""
@@ -115,7 +126,7 @@ class SpeechModel(Protocol):
         """What is said in each recording, in order.
 
         `check` is called at least once for every token; what it raises ends the work. `told(done, total)` hears in
-        seconds of sound how far it is. Raises ValueError for a wish that this model can't meet.
+        seconds of sound how far it is. Raises WishRefused for what this model can't do.
         """
         ...
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..media.audio import decode_audio
 from ..media.limits import MediaError
 from .resident import whisper_model
-from .speech import Samples, Transcript, Wish
-
-
-@dataclass(frozen=True, slots=True)
-class NotHeard:
-    """A recording that can't be heard, and why; the others of its call are."""
-
-    why: str
+from .speech import NotHeard, Samples, Transcript, Wish
 
 
 def transcribe_all(model: str, files: Sequence[bytes], wish: Wish) -> list[Transcript | NotHeard]:
     """What is said in each sound file, by this worker's resident copy of `model`; all are heard together.
 
-    Raises ValueError for a wish that the model can't meet.
+    Raises WishRefused.
     """
     resident = whisper_model(model)
     sounds = [_samples(file) for file in files]
