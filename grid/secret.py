@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 import stat
 from hashlib import sha256
 from pathlib import Path
 
 from platformdirs import user_data_path
+
+from .private_file import make_private, readable_by_others
 
 BYTES = 32
 MIN_BYTES = 16
@@ -52,7 +53,7 @@ def _read(path: Path) -> bytes:
             f"the secret in {path} can't be read: {error.strerror or error}. Name another file with "
             "IDLEGRID_DATABASE_SECRET_FILE"
         ) from error
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if readable_by_others(path):
         raise BadSecret(f"others can read the secret in {path} (mode {stat.S_IMODE(mode):o}): chmod 600 it")
     if len(secret) < MIN_BYTES:
         raise BadSecret(f"the secret in {path} has {len(secret)} bytes; at least {MIN_BYTES} are needed")
@@ -60,21 +61,8 @@ def _read(path: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Write a secret beside `path` and link it there: the first one stays, and nobody ever reads half of one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_hex(BYTES).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:  # somebody else was first: theirs counts
-            pass
-        finally:
-            draft.unlink()
+        make_private(path, secrets.token_hex(BYTES).encode())
     except OSError as error:
         raise BadSecret(
             f"no secret can be made in {path}: {error.strerror or error}. Name another file with "

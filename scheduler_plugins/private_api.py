@@ -7,6 +7,9 @@ from inspect import signature
 from typing import Any
 
 from distributed import Scheduler, Worker, __version__
+from distributed.comm.core import BaseListener
+from distributed.comm.tcp import TCP, BaseTCPConnector, TLSListener
+from distributed.protocol.core import loads
 from distributed.stealing import WorkStealing
 
 TESTED_WITH = "2026.7.1"
@@ -59,6 +62,22 @@ SIGNATURES: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "Scheduler.remove_worker": (Scheduler.remove_worker, ("self", "address", "stimulus_id", "expected", "close")),
     "Worker.execute": (Worker.execute, ("self", "key", "stimulus_id")),
     "Worker.log_event": (Worker.log_event, ("self", "topic", "msg")),
+    "TCP.read": (TCP.read, ("self", "deserializers")),
+    "BaseTCPConnector.connect": (BaseTCPConnector.connect, ("self", "address", "deserialize", "connection_args")),
+    "BaseListener.on_connection": (BaseListener.on_connection, ("self", "comm", "handshake_overrides")),
+    "TLSListener": (
+        TLSListener,
+        (
+            "address",
+            "comm_handler",
+            "deserialize",
+            "allow_offload",
+            "default_host",
+            "default_port",
+            "connection_args",
+        ),
+    ),
+    "protocol.loads": (loads, ("frames", "deserialize", "deserializers")),
 }
 """Name → the method, and the parameters that we call or override it with."""
 

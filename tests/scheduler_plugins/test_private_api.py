@@ -7,6 +7,11 @@ import distributed
 import pytest
 from distributed import Scheduler, Worker
 from distributed.broker import Broker
+from distributed.comm.core import BaseListener, Listener
+from distributed.comm.tcp import TCP, BaseTCPListener
+from distributed.core import Server
+from distributed.protocol.core import loads
+from distributed.protocol.serialize import msgpack_decode_default
 from distributed.scheduler import SchedulerState, decide_worker
 from distributed.stealing import WorkStealing
 
@@ -52,6 +57,14 @@ SOURCES = {
     Worker._register_with_scheduler: "03a3266783db",
     Worker.get_metrics: "da3c2e202322",
     decide_worker: "215ddf733af4",
+    BaseListener.on_connection: "4e0b796e19f6",
+    BaseTCPListener._handle_stream: "a548983a43a0",
+    Listener.on_connection: "e93e82b8973c",
+    Server._handle_comm: "919c1291fbed",
+    Server.handle_stream: "72ba087c9df7",
+    TCP.read: "91c981fadc45",
+    loads: "06d746db9f54",
+    msgpack_decode_default: "dcb6d56d653f",
 }
 
 
