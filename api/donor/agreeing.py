@@ -1,4 +1,4 @@
-"""Keeps the owner's limits and those that the grid holds for this machine in step, with versions."""
+"""Keeps both sides in step: what this machine is, the owner's limits, and those that the grid holds, with versions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from .server import Away, Refused, RemoteConfig, Service
 logger = logging.getLogger(__name__)
 
 
+_FOR_GOOD = frozenset({404, 405, 422})
+"""Answers to an announcement that the next one would get, too: of an older grid, or of what makes no sense there."""
+
+
 class Agreement:
-    """The load control of one machine, on both sides."""
+    """What is known and what is allowed of one machine, on both sides."""
 
     def __init__(self, service: Service, member: Membership, apply: Callable[[], Awaitable[None]]) -> None:
         """`apply`: has what is in force from now on be in force."""
@@ -29,10 +33,25 @@ class Agreement:
 
     async def keep(self, *, changed: bool, version: int) -> None:
         """After a heartbeat, whose answer says whether the grid holds another version. Raises Away, Refused."""
+        await self._announce()
         if changed or version not in (0, self._member.kept.config_version):
             await self.fetch()
         if own_limits(self._member.loaded) != self._member.kept.pushed:
             await self._push()
+
+    async def _announce(self) -> None:
+        """Tell the grid what this machine is, if that changed since it was told last: a setting, its GPU."""
+        facts = self._member.facts()
+        if facts == self._member.kept.announced:
+            return
+        try:
+            await self._service.announce(self._member.id, facts)
+            logger.info("the grid knows what this machine is now")
+        except Refused as error:
+            if error.status not in _FOR_GOOD:
+                raise
+            logger.warning("the grid does not take what this machine is now, and goes by what it was: %s", error)
+        self._member.keep(announced=facts, name=facts["name"], region=facts["region"])
 
     async def fetch(self) -> None:
         """Go by what the grid holds. Raises Away, Refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -11,7 +12,7 @@ from ...grid.credentials import BadCredentials, Credentials
 from ...grid.donors import Donor
 from ...scheduler_plugins.machine import visible_gpu
 from ..ports import CannotStart
-from .membership import donor_of
+from .membership import donor_of, facts_of
 from .remote import own_limits
 from .server import Away, Joined, Refused, Service, credentials_of
 from .state import Home, Kept
@@ -46,34 +47,17 @@ async def join(home: Home, url: str, token: str, *, pull: bool) -> Credentials:
         return held
     loaded = load(home)
     own = {key: value for key, value in own_limits(loaded).items() if value is not None}
-    server, donor = loaded.settings.server, donor_of(loaded.settings, "unknown", visible_gpu())
+    server, donor = loaded.settings.server, donor_of(loaded.settings, uuid.uuid4().hex, visible_gpu())
+    facts = facts_of(donor, loaded.settings)
     try:
         async with Service(url, timeout=server.timeout, verify=server.verify_ssl) as service:
-            joined = await service.register(token, facts(donor, loaded, own))
+            joined = await service.register(token, facts | ({"config": own} if own else {}))
     except Away as error:
         raise CannotStart(f"{error}; is the URL right, and does the grid run?") from None
     except Refused as error:
         raise CannotStart(f"this machine was not let in: {error}") from None
-    return _settle(home, url, joined, Kept(pull=pull, enrolment=told, pushed=own_limits(loaded)), donor)
-
-
-def facts(donor: Donor, loaded: Loaded, own: dict[str, Any]) -> dict[str, Any]:
-    """The body of a registration."""
-    settings = loaded.settings
-    said: dict[str, Any] = {
-        "name": donor.name,
-        "region": donor.region,
-        "country": donor.country,
-        "city": donor.city,
-        "gpu_model": donor.gpu_model,
-        "gpu_memory_gb": donor.gpu_memory_gb,
-        "gpu_count": donor.gpu_count,
-        "supported_types": sorted(donor.supported_types),
-        "direct_url": settings.direct.public_url if settings.direct.enabled else None,
-        "role": settings.distributed.role,
-        "config": own or None,
-    }
-    return {key: value for key, value in said.items() if value is not None or key == "gpu_model"}
+    kept = Kept(pull=pull, enrolment=told, pushed=own_limits(loaded), announced=facts)
+    return _settle(home, url, joined, kept, donor)
 
 
 def _settle(home: Home, url: str, joined: Joined, kept: Kept, donor: Donor) -> Credentials:

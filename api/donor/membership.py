@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...grid.config import Loaded, Settings, load_settings
+from ...grid.config.loading import DEFAULT
 from ...grid.credentials import VARIABLE as CREDENTIALS
 from ...grid.credentials import Credentials, Signer
 from ...grid.donors import Donor
@@ -93,8 +94,14 @@ class Membership:
 
     def donor(self) -> Donor:
         """This machine, as the rules know it."""
-        found = donor_of(self.settings, self._id, self._gpu)
-        return replace(found, name=self.kept.name or found.name, region=self.kept.region or found.region)
+        found, kept, origins = donor_of(self.settings, self._id, self._gpu), self.kept, self.loaded.origins
+        name = found.name if self.settings.name else kept.name or found.name
+        region = found.region if origins["region"] != DEFAULT else kept.region or found.region
+        return replace(found, name=name, region=region)
+
+    def facts(self) -> dict[str, Any]:
+        """The same, as the grid is told it."""
+        return facts_of(self.donor(), self.settings)
 
     def part(self, tell: Callable[[str], None]) -> Part:
         """The worker process."""
@@ -124,6 +131,24 @@ def donor_of(settings: Settings, worker_id: str, gpu: tuple[str | None, float, i
         gpu_count=count,
         supported_types=frozenset(job_types()),
     )
+
+
+def facts_of(donor: Donor, settings: Settings) -> dict[str, Any]:
+    """What a machine is, as it says when it registers and announces."""
+    said: dict[str, Any] = {
+        "name": donor.name,
+        "region": donor.region,
+        "country": donor.country,
+        "city": donor.city,
+        "gpu_model": donor.gpu_model,
+        "gpu_memory_gb": donor.gpu_memory_gb,
+        "gpu_count": donor.gpu_count,
+        "supported_types": sorted(donor.supported_types),
+        "models": sorted(donor.models) or None,
+        "direct_url": settings.direct.public_url if settings.direct.enabled else None,
+        "role": settings.distributed.role,
+    }
+    return {key: value for key, value in said.items() if value is not None or key == "gpu_model"}
 
 
 def _choose_gpu(settings: Settings) -> None:

@@ -146,6 +146,10 @@ class Service:
         """Both tokens anew. The same refresh token may be shown again within a minute if the answer was lost."""
         return _read(Tokens, await self._signed("POST", worker_id, "refresh-token", {"refresh_token": refresh_token}))
 
+    async def announce(self, worker_id: str, facts: Mapping[str, Any]) -> None:
+        """Say what this machine is now, as `register` takes it."""
+        await self._signed("POST", worker_id, "announce", facts)
+
     async def drain(self, worker_id: str) -> None:
         """Say that this machine takes nothing new."""
         await self._signed("POST", worker_id, "drain", {})

@@ -131,7 +131,9 @@ class Kept:
     """Digest of the enrolment token that let this machine in."""
     name: str = ""
     region: str = ""
-    """Name and region under which this machine is registered."""
+    """Name and region under which this machine is registered, for where its owner sets none."""
+    announced: dict[str, Any] = field(default_factory=dict)
+    """What this machine is, as the grid was last told."""
 
     @classmethod
     def load(cls, path: Path) -> Kept:

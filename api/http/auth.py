@@ -48,7 +48,7 @@ _SECRET = re.compile(r"ig_[A-Za-z0-9_-]{8}_[A-Za-z0-9_-]{43}")
 _WORKERS = "/api/v1/workers"
 _ATTEMPT = re.compile(rf"{_WORKERS}/([^/]+)/jobs/([^/]+)/(?:progress|complete)")
 _PULL = re.compile(rf"{_WORKERS}/([^/]+)/next-job")
-_OWN = re.compile(rf"{_WORKERS}/([^/]+)/(heartbeat|config|refresh-token|drain|offline)")
+_OWN = re.compile(rf"{_WORKERS}/([^/]+)/(heartbeat|announce|config|refresh-token|drain|offline)")
 _DEFERRED = frozenset({"heartbeat"})
 """Doors whose routes take a `Recognised`."""
 REGISTER = f"{_WORKERS}/register"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, Field, JsonValue, StringConstraints, field_validator
@@ -23,7 +25,7 @@ MAX_GPU_INFO = 10_000
 """Characters of JSON that a heartbeat may tell of the GPU."""
 
 
-class RegisterBody(Body):
+class FactsBody(Body):
     """A machine as its owner offers it."""
 
     name: Words = Field(description="For people.")
@@ -39,14 +41,13 @@ class RegisterBody(Body):
     )
     direct_url: str | None = Field(None, max_length=255, description="Where clients reach it themselves.")
     role: Literal["hybrid", "prefill", "decode"] = "hybrid"
-    config: dict[str, JsonValue] | None = Field(None, description="The load control that it begins with.")
 
     @field_validator("region")
     @classmethod
     def _region(cls, value: str) -> str:
         return check_region(value)
 
-    def worker(self, direct_url: str | None, config: dict[str, Any]) -> NewWorker:
+    def worker(self, direct_url: str | None, config: Mapping[str, Any] = MappingProxyType({})) -> NewWorker:
         """The same for the store; `direct_url` and `config` were checked."""
         return NewWorker(
             name=self.name,
@@ -62,6 +63,18 @@ class RegisterBody(Body):
             role=self.role,
             config=config,
         )
+
+
+class RegisterBody(FactsBody):
+    """The same, with what its owner allows."""
+
+    config: dict[str, JsonValue] | None = Field(None, description="The load control that it begins with.")
+
+
+class AnnouncedDocument(BaseModel):
+    """What became of an announcement."""
+
+    changed: bool = Field(description="Something of it was news.")
 
 
 class TokensDocument(BaseModel):

@@ -16,13 +16,13 @@ from ..vault import Vault
 from . import enrolments
 from .audit import By, note
 from .database import Database, Row, Session
-from .donor_values import NewWorker, Registration, Standing, TokenPair
-from .rows import instant, microseconds, plain, to_json, us
+from .donor_values import NewWorker, Registration, Standing, TokenPair, facts_of
+from .rows import instant, microseconds, to_json, us
 
 WORKER = """
 INSERT INTO workers (id, name, status, region, country, city, gpu_model, gpu_memory_gb, gpu_count, supported_types,
   models, direct_url, role, owner, config, config_version, registered_at)
-VALUES (:id, :name, 'offline', :region, :country, :city, :gpu_model, :gpu_memory_gb, :gpu_count, :types,
+VALUES (:id, :name, 'offline', :region, :country, :city, :gpu_model, :gpu_memory_gb, :gpu_count, :supported_types,
   :models, :direct_url, :role, :owner, :config, 1, {now})
 """
 INSERT = """
@@ -95,7 +95,8 @@ class CredentialStore:
             owner = row["owner"]
             if owner is not None and session.all(OF_OWNER, {"owner": owner})[0]["workers"] >= MOST_OF_OWNER:
                 raise TooManyWorkers(f"{owner!r} has {MOST_OF_OWNER} workers already, which is the most of one owner")
-            session.run(WORKER, _worker(worker_id, owner, new))
+            own = {"owner": owner, "config": to_json(new.config)}
+            session.run(WORKER, facts_of(new) | own | {"id": worker_id})
             family = uuid.uuid4().hex
             pair = self._pair(session, worker_id, family, 0)
             secret = self._signing(session, worker_id, family)
@@ -234,25 +235,6 @@ def _refresh_state(session: Session, row: Row) -> RefreshState:
         spent_at=row["spent_at"],
         successor_used=row["spent_at"] is not None and session.all(SUCCESSORS_USED, place)[0]["used"] > 0,
     )
-
-
-def _worker(worker_id: str, owner: str | None, new: NewWorker) -> dict[str, Any]:
-    return {
-        "id": worker_id,
-        "name": plain(new.name, 200),
-        "region": new.region,
-        "country": plain(new.country, 200),
-        "city": plain(new.city, 200),
-        "gpu_model": plain(new.gpu_model, 200),
-        "gpu_memory_gb": new.gpu_memory_gb,
-        "gpu_count": new.gpu_count,
-        "types": to_json(sorted(new.supported_types)),
-        "models": None if new.models is None else to_json(sorted(new.models)),
-        "direct_url": new.direct_url,
-        "role": new.role,
-        "owner": owner,
-        "config": to_json(new.config),
-    }
 
 
 _WHY = {

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..commands import Command, Order
+from .rows import plain, to_json
 from .values import WorkerRecord
 
 
@@ -46,6 +47,23 @@ class NewWorker:
     role: str = "hybrid"
     config: Mapping[str, Any] = field(default_factory=dict)
     """The load control that it begins with."""
+
+
+def facts_of(worker: NewWorker) -> dict[str, Any]:
+    """What a machine says of itself, as the columns that keep it."""
+    return {
+        "name": plain(worker.name, 200),
+        "region": worker.region,
+        "country": plain(worker.country, 200),
+        "city": plain(worker.city, 200),
+        "gpu_model": plain(worker.gpu_model, 200),
+        "gpu_memory_gb": worker.gpu_memory_gb,
+        "gpu_count": worker.gpu_count,
+        "supported_types": to_json(sorted(worker.supported_types)),
+        "models": None if worker.models is None else to_json(sorted(worker.models)),
+        "direct_url": worker.direct_url,
+        "role": worker.role,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

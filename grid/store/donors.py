@@ -11,12 +11,19 @@ from ..commands import Command, Order, added
 from .audit import By, note
 from .beats import TOLD, Beats, commands_of, locked, written
 from .database import Database, Row
-from .donor_values import Answer, Beat, DonorRecord, Proof, Versioned
+from .donor_values import Answer, Beat, DonorRecord, NewWorker, Proof, Versioned, facts_of
 from .nonces import NonceStore
 from .rows import instant_or_none, to_json
 from .stays import left
 from .workers import SELECT, worker_record
 
+FACTS = (
+    *("name", "region", "country", "city", "gpu_model", "gpu_memory_gb", "gpu_count", "supported_types"),
+    *("models", "direct_url", "role"),
+)
+"""What a machine says of itself."""
+SAID = f"SELECT {', '.join(FACTS)} FROM workers WHERE id = :id"
+ANNOUNCE = f"UPDATE workers SET {', '.join(f'{name} = :{name}' for name in FACTS)} WHERE id = :id"
 STATUS = "UPDATE workers SET status = :status WHERE id = :id"
 CONFIG = "SELECT config, config_version FROM workers WHERE id = :id"
 SET_CONFIG = "UPDATE workers SET config = :config, config_version = config_version + 1 WHERE id = :id"
@@ -56,6 +63,21 @@ class DonorStore:
         shown before. Then nothing was changed.
         """
         return self._beats.take(beat, proof)
+
+    def announce(self, worker_id: str, now: NewWorker) -> bool | None:
+        """Keep what a worker says of itself in place of what it said before; its `config` is not looked at.
+
+        Whether anything of it was news. None: nobody knows it.
+        """
+        said = facts_of(now)
+        with self._database.write() as session:
+            row = locked(session, SAID, worker_id)
+            if row is None:
+                return None
+            changed = dict(row) != said
+            if changed:
+                session.run(ANNOUNCE, said | {"id": worker_id})
+        return changed
 
     def leave(self, worker_id: str, status: str) -> bool:
         """The worker says that it takes nothing new (``draining``) or goes (``offline``: its stay ends, gracefully)."""

@@ -88,6 +88,39 @@ async def test_what_the_owner_sets_is_told_even_if_somebody_else_was_first(grid,
         assert limit(agent, "acceptance_rate") == 0.5
 
 
+async def test_what_the_machine_is_is_told_when_it_changes(grid, tmp_path):
+    async with working(grid, tmp_path / "home") as agent:
+        worker_id = agent.status().worker_id
+        name = agent.status().name
+        await agent.set("region", "oceania")
+        await agent.set("supported_types", "embedding")
+        await until(lambda: said(grid, worker_id) == (name, "oceania", frozenset({"embedding"})))
+        await agent.set("name", "cellar")
+        await until(lambda: said(grid, worker_id) == ("cellar", "oceania", frozenset({"embedding"})))
+        await until(lambda: agent.member.kept.announced == agent.member.facts())
+    restarted = Agent(agent.home, Options(), LogRing())
+    assert restarted.member.facts() == restarted.member.kept.announced, "nothing to be told once more"
+    restarted.member._gpu = ("T4", 15.0, 1)
+    assert restarted.member.facts()["gpu_model"] == "T4", "another GPU is"
+
+
+def said(grid, worker_id):
+    facts = grid.store.donors.get(worker_id).worker.facts
+    return facts.name, facts.region, facts.supported_types
+
+
+async def test_what_makes_no_sense_to_the_grid_is_told_once(grid, tmp_path, caplog):
+    async with working(grid, tmp_path / "home") as agent:
+        worker_id, beats = agent.status().worker_id, agent._heart.beats
+        before = said(grid, worker_id)
+        await agent.set("direct.enabled", "true")
+        await agent.set("direct.public_url", "http://127.0.0.1:1/path")
+        await until(lambda: agent._heart.beats > beats + 3)
+        assert agent.status().state is AgentState.PAUSED
+    assert caplog.text.count("does not take what this machine is now") == 1
+    assert said(grid, worker_id) == before
+
+
 async def test_commands_are_obeyed_once_and_the_pause_is_the_owner_s(grid, tmp_path):
     async with working(grid, tmp_path / "home") as agent:
         worker_id = agent.status().worker_id

@@ -197,6 +197,43 @@ class TestWhoIsKnown:
         assert (await known.beat()).status_code == 200
 
 
+class TestAnnouncing:
+    NOW = FACTS | {"name": "cellar", "region": "oceania", "supported_types": ["llm"], "gpu_model": "A100"}
+
+    async def test_what_it_is_now_is_what_work_goes_by(self, service: Service, jobs, donor: Donor):
+        await donor.beat()
+        answers = [await donor.say("announce", self.NOW | {"models": ["m"]}) for _ in range(2)]
+        assert [answer.json() for answer in answers] == [{"changed": True}, {"changed": False}]
+        [row] = (await jobs.get("/api/v1/admin/workers")).json()["workers"]
+        told = ("cellar", "oceania", "A100", ["llm"], ["m"], None)
+        names = ("name", "region", "gpu_model", "supported_types", "models", "direct_url")
+        assert tuple(row[name] for name in names) == told
+        assert (row["status"], row["config_version"]) == ("online", 1)
+        await jobs.post("/api/v1/jobs", json=EMBED)
+        assert (await donor.say("next-job?wait=0", method="GET")).status_code == 204
+        assert (await donor.say("announce", FACTS)).json() == {"changed": True}
+        assert (await donor.say("next-job?wait=0", method="GET")).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"region": "atlantis"}, "region"),
+            ({"supported_types": []}, "supported_types"),
+            ({"gpu_memory_gb": -1}, "gpu_memory_gb"),
+            ({"direct_url": "http://user:pw@10.0.0.1/"}, "direct_url"),
+            ({"config": {"max_jobs_per_hour": 3}}, "config"),
+            ({"reliability": 1.0}, "reliability"),
+        ],
+    )
+    async def test_it_is_checked_as_a_registration_is(self, service, donor: Donor, change: dict, field: str):
+        answer = await donor.say("announce", self.NOW | change)
+        assert code(answer) == (422, "invalid_request")
+        assert answer.json()["errors"][0]["field"].startswith(field)
+        record = service.store.donors.get(donor.id)
+        assert record is not None
+        assert record.worker.facts.name == "attic"
+
+
 class TestConfiguration:
     async def test_both_sides_change_it_with_versions(self, service: Service, jobs, donor: Donor):
         url = f"{donor.path}/config"

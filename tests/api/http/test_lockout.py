@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -30,14 +32,23 @@ def service(store: Store) -> Service:
 @pytest.fixture
 async def url(service: Service) -> AsyncIterator[str]:
     """A real server: addresses are those of real connections."""
+    async with process(service) as url:
+        yield url
+
+
+@asynccontextmanager
+async def process(service: Service) -> AsyncIterator[str]:
+    """One of the processes that serve: an application of its own over the store that all of them share."""
     config = uvicorn.Config(service.app(), port=0, log_level="critical", ws="none", lifespan="off")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def caller(url: str, address: str) -> httpx.AsyncClient:
@@ -130,6 +141,21 @@ async def test_an_administrator_unlocks(url: str, service: Service, victim: Dono
         else:
             service.store.donors.unlock(victim.id, HERE)
         assert await guess(attacker, victim.id) == 401
+
+
+async def test_each_process_counts_for_itself_and_unlock_reaches_all(url: str, service: Service, victim: Donor):
+    """docs/decisions/0008: what several processes promise together."""
+    async with process(service) as second, caller(url, ATTACKER) as here, caller(second, ATTACKER) as there:
+        for attacker in (here, there):
+            codes = [await guess(attacker, victim.id, number) for number in range(FAILURES + 2)]
+            assert codes == [401] * FAILURES + [429] * 2
+        for place in (url, second):
+            async with caller(place, ATTACKER) as client:
+                assert (await replace(victim, client=client).beat()).status_code == 200
+                assert await guess(client, victim.id) == 401, "its success ended the row"
+                assert [await guess(client, victim.id, number) for number in range(FAILURES)][-1] == 429
+        service.store.donors.unlock(victim.id, HERE)
+        assert [await guess(attacker, victim.id) for attacker in (here, there)] == [401, 401]
 
 
 async def test_invitations_are_not_guessed_either(url: str, service: Service, victim: Donor):
