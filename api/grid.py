@@ -23,6 +23,7 @@ from ..grid.regions import check_region
 from ..grid.suggest import did_you_mean
 from ..pipelines.bulk import BulkReport, embed_parquet
 from .grid_llm import GridLlm
+from .grid_stream import GridStream
 from .links import ask as ask_scheduler
 from .links import connect, page_of
 from .local import local_cluster
@@ -32,7 +33,7 @@ from .ports import LOOPBACK
 ACTIONS = ("pause", "resume", "drain")
 
 
-class Grid(GridLlm):
+class Grid(GridLlm, GridStream):
     """A grid of workers: on this machine, or behind a scheduler's address.
 
     ``Grid()`` starts a scheduler with our plugins and one worker per core (or per GPU); ``Grid("tcp://host:8786")``

@@ -22,12 +22,19 @@ def transcribe_all(model: str, files: Sequence[bytes], wish: Wish) -> list[Trans
     return [one if isinstance(one, NotHeard) else next(heard) for one in sounds]
 
 
-def transcribe_one(model: str, file: bytes, wish: Wish) -> Transcript:
-    """The same for one. Raises ValueError for a file that is no recording, or too long."""
-    [found] = transcribe_all(model, [file], wish)
-    if isinstance(found, NotHeard):
-        raise MediaError(found.why)
+def transcribe_each(model: str, files: Sequence[bytes], wish: Wish) -> list[Transcript]:
+    """The same, where one that can't be heard is an error for all. Raises MediaError, WishRefused."""
+    found: list[Transcript] = []
+    for number, one in enumerate(transcribe_all(model, files, wish)):
+        if isinstance(one, NotHeard):
+            raise MediaError(f"recording {number}: {one.why}")
+        found.append(one)
     return found
+
+
+def transcribe_one(model: str, file: bytes, wish: Wish) -> Transcript:
+    """The same for one."""
+    return transcribe_each(model, [file], wish)[0]
 
 
 def _samples(file: bytes) -> Samples | NotHeard:

@@ -20,6 +20,7 @@ from . import (
     run,
     serve,
     status,
+    transcribe,
     worker,
     worker_control,
     worker_doctor,
@@ -68,6 +69,7 @@ app.command("api")(serve.api)
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("embed")(embed.embed)
+app.command("transcribe")(transcribe.transcribe)
 app.command("models")(models.models)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .client import AsyncGridClient, GridClient
 from .errors import GridError, JobFailed, Refused, Unavailable, WaitTimedOut
 from .options import JobOptions
-from .results import Completion, Embeddings, Image, ImageAnswer, Segment, Transcription, Usage
+from .results import Completion, Embeddings, Image, ImageAnswer, Segment, Transcription, Usage, Word
 from .values import Event, Job, JobPage, Opinion, Queue, Submitted, Why
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "Usage",
     "WaitTimedOut",
     "Why",
+    "Word",
 ]

@@ -108,12 +108,19 @@ class Calls:
         model: str | None = None,
         language: str | None = None,
         task: Literal["transcribe", "translate"] = "transcribe",
+        words: bool | None = None,
+        prompt: str | None = None,
+        temperature: float | None = None,
         wait: float | None = None,
         **options: Unpack[JobOptions],
     ) -> Transcription:
-        """What is said in a recording: its content, a file, or an http(s) address that the service fetches."""
+        """What is said in a recording: its content, a file, or an http(s) address that the service fetches.
+
+        `words`: whether the time of each word is wanted. `prompt`: how names are written.
+        """
         content = await self._asking.wire.aside(lambda: media.params("audio", audio))
-        params = {"model": model, **content, "language": language, "task": task}
+        more = {"words": words, "prompt": prompt, "temperature": temperature}
+        params = {"model": model, **content, "language": language, "task": task, **more}
         return Transcription.of(await self._result("whisper", params, wait, options))
 
     async def generate_image(

@@ -67,6 +67,16 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A spoken word."""
+
+    start: float
+    """Seconds from the beginning; the same for `end`."""
+    end: float
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
 class Transcription:
     """The result of a `whisper` job. Its `str` is the text."""
 
@@ -75,6 +85,8 @@ class Transcription:
     duration: float
     """Seconds."""
     segments: tuple[Segment, ...]
+    words: tuple[Word, ...] = ()
+    """Empty unless they were asked for."""
 
     def __str__(self) -> str:
         return self.text
@@ -83,7 +95,8 @@ class Transcription:
     def of(cls, result: Mapping[str, Any]) -> Self:
         segments = tuple(Segment(**_known(Segment, segment)) for segment in result.get("segments") or ())
         plain = {name: result[name] for name in ("text", "language", "duration")}
-        return cls(**plain, segments=segments)
+        words = tuple(Word(**_known(Word, word)) for word in result.get("words") or ())
+        return cls(**plain, segments=segments, words=words)
 
 
 @dataclass(frozen=True, slots=True)

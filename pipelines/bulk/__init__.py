@@ -16,6 +16,7 @@ from .job import BulkJob, BulkReport
 from .operators import OperatorSpec, Results, RowOperator
 from .plan import Plan
 from .progress import Progress
+from .transcribe import TranscribeSpec, transcribe_parquet
 from .watch import Patience
 
 __all__ = [
@@ -36,7 +37,9 @@ __all__ = [
     "RowOperator",
     "TargetError",
     "TooManyErrors",
+    "TranscribeSpec",
     "WorkerTrouble",
     "chat_parquet",
     "embed_parquet",
+    "transcribe_parquet",
 ]

@@ -12,7 +12,7 @@ from .operators import OperatorSpec, RowOperator
 from .place import unseen
 from .rows import as_text, distinct, read_batches
 from .source import SourceFile, Storage
-from .window import judge
+from .window import Refused, judge_for
 
 MEASURE_SECONDS = 0.3
 _SAMPLE_ROWS = 128
@@ -42,11 +42,11 @@ def calibrate(spec: OperatorSpec, storage: Storage | None, files: Sequence[Sourc
     if storage is None:
         return Calibration(operator.facts, list(operator.fields), 0.0)
     try:
-        speed = _measure(operator, _sample(storage, files, column) or _FALLBACK)
+        speed = _measure(operator, _sample(storage, files, column) or _fallback(operator))
     except FileNotFoundError as error:
         raise unseen(error.filename or error) from error
     except Exception:  # noqa: BLE001 - a bad row, or corrupt input: its unit will say so
-        speed = _measure(operator, _FALLBACK)
+        speed = _measure(operator, _fallback(operator))
     return Calibration(operator.facts, list(operator.fields), speed)
 
 
@@ -55,20 +55,28 @@ def warm(spec: OperatorSpec) -> None:
     spec.load()
 
 
-def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[str]:
-    """Texts from the first rows of up to four files spread over the job."""
+def _fallback(operator: RowOperator) -> Sequence[Any]:
+    """Rows of its own for an operator that reads none of this job's."""
+    own = getattr(operator, "harmless", None)
+    return _FALLBACK if own is None else [own] * len(_FALLBACK)
+
+
+def _sample(storage: Storage, files: Sequence[SourceFile], column: str) -> list[Any]:
+    """Texts, or files in bytes, from the first rows of up to four files spread over the job."""
     full = [file for file in files if file.rows]
-    texts: list[str] = []
+    texts: list[Any] = []
     for file in full[:: max(1, len(full) // _SAMPLE_PLACES)][:_SAMPLE_PLACES]:
         for batch in read_batches(storage, file, Span(0, 0, min(_SAMPLE_ROWS, file.rows), 0.0)):
-            values, _ = distinct([as_text(batch.column(batch.schema.get_field_index(column)))])
-            texts += [text for value in values if isinstance(text := judge(value.as_buffer()), str)]
+            array = as_text(batch.column(batch.schema.get_field_index(column)))
+            judged = judge_for(array.type)
+            found = (judged(value.as_buffer()) for value in distinct([array])[0])
+            texts += [one for one in found if not isinstance(one, Refused)]
     return texts
 
 
-def _measure(operator: RowOperator, texts: Sequence[str]) -> float:
+def _measure(operator: RowOperator, texts: Sequence[Any]) -> float:
     """Rows per second, once warm."""
-    told: Callable[[Sequence[str]], float] | None = getattr(operator, "rows_per_second", None)
+    told: Callable[[Sequence[Any]], float] | None = getattr(operator, "rows_per_second", None)
     if told is not None:
         return told(texts)
     operator.compute(operator.prepare(texts[:8]))

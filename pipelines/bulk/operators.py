@@ -33,7 +33,8 @@ class RowOperator(Protocol):
 
     Equal texts have equal results and are computed once, unless the operator has an attribute ``by_row`` that is true:
     then `prepare` gets a `Row` for each row. An operator that has ``rows_per_second(texts) -> float`` says itself how
-    fast it is; else it is timed.
+    fast it is; else it is timed. One whose column holds files gets bytes, or paths and URLs as text, and has an
+    attribute ``harmless``: a value that it can always do something with.
 
     `prepare` runs in a thread of its own, one window of rows ahead of `compute`. Both must give the same answer for the
     same texts: a unit that is done twice must come out equal. An exception makes the machinery try smaller halves until

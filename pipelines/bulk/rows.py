@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from .cutting import Span
 from .errors import CorruptInput
 from .place import trouble
+from .schema import file_field
 from .source import SourceFile, Storage
 
 BATCH_ROWS = 256
@@ -217,7 +218,9 @@ def pieces(batch: Any, schema: Any, limit: int) -> Iterator[Any]:
 
 
 def as_text(array: Any) -> Any:
-    """`array`, with lists and structs as JSON text; a conversation is often a list of structs."""
+    """`array`, with lists and structs as JSON text; a conversation is often a list of structs. Of a file, its bytes."""
+    if (place := file_field(array.type)) is not None:
+        return pc.struct_field(array, [place])
     if not pa.types.is_nested(array.type):
         return array
     texts = [None if one is None else json.dumps(one, ensure_ascii=False, default=str) for one in array.to_pylist()]

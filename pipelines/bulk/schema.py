@@ -20,6 +20,32 @@ def is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def holds_bytes(kind: Any) -> bool:
+    """Whether a column of this type holds files as bytes: binary of any size, or a dictionary of it."""
+    if pa.types.is_dictionary(kind):
+        return holds_bytes(kind.value_type)
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def check_file_column(schema: Any, column: str, what: str) -> None:
+    """Raise InputError unless `column` holds `what` as bytes, as structs with `bytes`, or as paths or URLs."""
+    found = schema.get_all_field_indices(column)
+    kind = schema.field(found[0]).type if len(found) == 1 else None
+    if kind is not None and (holds_bytes(kind) or file_field(kind) is not None):
+        return
+    if kind is not None and not is_text(kind):
+        raise InputError(f"column {column!r} holds {kind}; {what} are bytes, structs with bytes, or paths and URLs")
+    check_text_column(schema, column)
+
+
+def file_field(kind: Any) -> int | None:
+    """Index of the field `bytes` in a struct that holds a file, as `datasets` of Hugging Face write it; else None."""
+    if not pa.types.is_struct(kind) or (index := kind.get_field_index("bytes")) < 0:
+        return None
+    return index if holds_bytes(kind.field(index).type) else None
+
+
 def check_text_column(schema: Any, column: str) -> None:
     """Raise InputError unless `column` is exactly one column of text."""
     found = schema.get_all_field_indices(column)

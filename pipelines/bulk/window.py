@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...grid.failpoints import failpoint
 from .operators import Results, Row, RowOperator
 from .place import trouble
 from .rows import Window, as_text, distinct
+from .schema import holds_bytes
 
 MAX_CHARACTERS = 1_000_000
 """A longer text is an error, not an input: a model sees a few thousand characters at most."""
@@ -59,12 +60,13 @@ def prepare(
     """
     arrays = [as_text(batch.column(batch.schema.get_field_index(column))) for batch in window.batches]
     values, indices = distinct(arrays, {row - window.start for row in killed})
-    texts: list[str] = []
+    judged = judge_for(arrays[0].type)
+    texts: list[str | bytes] = []
     place: list[int | None] = []
     refused: dict[int, str] = {}
     for index, value in enumerate(values):
-        text = judge(value.as_buffer())
-        if isinstance(text, str):
+        text = judged(value.as_buffer())
+        if not isinstance(text, Refused):
             place.append(len(texts))
             texts.append(text)
         else:
@@ -87,7 +89,7 @@ def works_by_row(operator: RowOperator) -> bool:
     return bool(getattr(operator, "by_row", False))
 
 
-def _rows(texts: Sequence[str], text_of_row: Any, start: int) -> tuple[list[Row], Any]:
+def _rows(texts: Sequence[Any], text_of_row: Any, start: int) -> tuple[list[Row], Any]:
     """Each row that has a text, by itself, and its place among these."""
     found = [(row, index) for row, index in enumerate(text_of_row.to_pylist()) if index is not None]
     places = {row: place for place, (row, _) in enumerate(found)}
@@ -100,6 +102,11 @@ class Refused:
     """A text that is not computed."""
 
     reason: str
+
+
+def judge_for(kind: Any) -> Callable[[Any], str | bytes | Refused]:
+    """How the values of a column of this type are read: files in bytes as they are, everything else as text."""
+    return bytes if holds_bytes(kind) else judge
 
 
 def judge(value: Any) -> str | Refused:
@@ -160,8 +167,9 @@ def _results(texts: Sequence[Any], prepared: Any, operator: RowOperator) -> Resu
 
 def _check_alive(operator: RowOperator, error: Exception) -> None:
     """Raise unless the operator can do a harmless text: then the fault is not in the rows."""
+    harmless = getattr(operator, "harmless", HARMLESS)
     try:
-        operator.compute(operator.prepare([Row(0, HARMLESS)] if works_by_row(operator) else [HARMLESS]))
+        operator.compute(operator.prepare([Row(0, harmless)] if works_by_row(operator) else [harmless]))
     except Exception as second:
         raise trouble(f"fails on any text: {_say(second)} (first: {_say(error)})") from second
 

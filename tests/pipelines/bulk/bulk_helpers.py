@@ -223,4 +223,4 @@ def cluster(scheduler=GridScheduler, workers=2, **config):
 
 
 def _donor(name):
-    return Donor(id=name, name=name, supported_types=frozenset({"embedding", "llm"}))
+    return Donor(id=name, name=name, supported_types=frozenset({"embedding", "llm", "whisper"}))
