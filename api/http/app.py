@@ -55,6 +55,8 @@ from .worker_register import register_router
 from .worker_tokens import tokens_router
 
 RESULTS = "/api/v1/workers/"
+WITH_MEDIA = ("/api/v1/jobs", "/api/v1/jobs/sync", "/v1/chat/completions")
+"""Where sound and pictures come in Base64."""
 WAITING_AUDIO = 512 * MIB
 """Bytes of recordings that may wait in one process; beyond it 429."""
 
@@ -171,9 +173,13 @@ def largest_body(settings: Settings) -> Callable[[str], int]:
     result = max(usual, int(settings.jobs.max_result_mb * 1_000_000) + RESULT_MARGIN)
     audio = int(settings.api.max_audio_mb * MIB) + MARGIN
 
+    media = usual + int(settings.fetch.max_mb * 1_000_000 * 4 / 3)  # in Base64
+
     def at(path: str) -> int:
         if path.startswith(AUDIO):
             return audio
+        if path in WITH_MEDIA:
+            return media
         return result if path.startswith(RESULTS) and path.endswith("/complete") else usual
 
     return at

@@ -97,7 +97,7 @@ def _bounded(receive: Receive, max_body: int) -> Receive:
 
 
 def _too_large(max_body: int) -> str:
-    return f"The request is larger than {max_body} bytes (setting api.max_body_mb)."
+    return f"The request is larger than {max_body} bytes (settings api.max_body_mb and, for media, fetch.max_mb)."
 
 
 def request_id_from(given: str | None) -> str:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
-from ...grid.job_types import UnknownJobTypeError, job_type
+from ...grid.job_types import JobType, UnknownJobTypeError, job_type
 from ...grid.jobs import JobRecord, JobStatus
 from ...grid.store import Accepted, IdempotencyConflict, NewJob, QueueFull, StoreUnavailable
+from ..fetching import FetchFailed, FetchRefused, inline_media
+from ..fetching.inline import MediaRefused, has_addresses
 from ..logs import logger
 from .auth import Principal, principal
 from .client_address import AddressOf
 from .jobs_bodies import JobAccepted, JobBody, JobDocument, JobList, JobSummary
 from .jobs_door import JobDoor, is_job_id, job_not_found
 from .jobs_queue import Lookout
-from .problems import FieldError, Problem, from_validation, problems, retry_after
+from .problems import FieldError, Problem, from_validation, printable, problems, retry_after
 from .trace import trace_id
 
 log = logger(__name__)
@@ -64,10 +67,19 @@ class Intake:
         )
 
     async def accept(self, new: NewJob, body: JobBody, key: str | None) -> tuple[Accepted, int | None]:
-        """Put it on disk; its place in the queue. Raises Problem: the key was used before, or too many jobs wait."""
+        """Put it on disk; its place in the queue. What it names by addresses is fetched first.
+
+        Raises Problem: the key was used before, too many jobs wait, or an address isn't fetched.
+        """
         digest = None if key is None else fingerprint(body, new.params)
         most = self._door.settings.jobs.max_queued
         try:
+            if has_addresses(new.params):
+                if key is not None and digest is not None:  # a repeat is answered though the address be gone by now
+                    known = await self._door.call(self._door.store.jobs.known, new.client_id, key, digest)
+                    if known is not None:
+                        return known, await self._door.call(self.place, known.job)
+                new = replace(new, params=await self._inlined(new))
             accepted, place = await self._door.call(self._put, new, key, digest, most)
         except IdempotencyConflict:
             detail = "This Idempotency-Key belongs to another request. Use a new one for each new job."
@@ -77,6 +89,18 @@ class Intake:
         self._door.took_in()
         log.info("job.accepted", job_id=accepted.job.id, type=new.type, client=new.client_id, new=accepted.created)
         return accepted, place
+
+    async def _inlined(self, new: NewJob) -> dict[str, Any]:
+        """The parameters with the files themselves instead of addresses. Raises Problem."""
+        try:
+            params = await inline_media(new.params, self._door.fetcher)
+        except FetchRefused as error:
+            place = f"params.{error.place}" if isinstance(error, MediaRefused) else "params"
+            told = FieldError(location="body", field=place, code="address_refused", detail=printable(str(error)))
+            raise Problem("invalid_request", f"{place}: {error}", errors=[told]) from None
+        except FetchFailed as error:
+            raise Problem("fetch_failed", str(error)) from None
+        return _validated(job_type(new.type), params)
 
     def _put(self, new: NewJob, key: str | None, digest: str | None, most: int) -> tuple[Accepted, int | None]:
         accepted = self._door.store.jobs.accept(new, idempotency_key=key, body_sha256=digest, max_queued=most)
@@ -106,6 +130,7 @@ def jobs_router(door: JobDoor, intake: Intake) -> APIRouter:
         "invalid_json",
         "unsupported_media_type",
         "unknown_job_type",
+        "fetch_failed",
         "idempotency_conflict",
         "request_too_large",
         "queue_full",
@@ -175,17 +200,21 @@ def _checked(body: JobBody) -> dict[str, Any]:
         kind = job_type(body.type)
     except UnknownJobTypeError as error:
         raise Problem("unknown_job_type", f"type: {error}") from None
-    try:
-        params = kind.Params.model_validate(body.params).model_dump(mode="json", exclude_unset=True)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=True)
-        raise from_validation(found, inside="params") from None
+    params = _validated(kind, body.params)
     try:
         json.dumps(params, allow_nan=False, ensure_ascii=False).encode()
     except ValueError:
         told = FieldError(location="body", field="params", code="not_json", detail="a number or a text is no JSON")
         raise Problem("invalid_request", "params: a number or a text is no JSON", errors=[told]) from None
     return params
+
+
+def _validated(kind: JobType, given: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return kind.Params.model_validate(given).model_dump(mode="json", exclude_unset=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=True)
+        raise from_validation(found, inside="params") from None
 
 
 def fingerprint(body: JobBody, params: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from ...grid.config import Settings
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.jobs import Ask, JobRecord
 from ...grid.store import ApiKey, Store
+from ..fetching import Fetched, Fetcher
 from .oracle import NoOracle, Oracle
 from .problems import Problem
 
@@ -54,15 +56,17 @@ class JobDoor:
         oracle: Oracle | None = None,
         patience: Patience | None = None,
         scheduler: str | None = None,
+        fetcher: Fetched | None = None,
     ) -> None:
         """`secret` signs the capabilities of workers: the same for every process of a grid. `scheduler`: its address,
-        which workers that register are told.
+        which workers that register are told. `fetcher`: who fetches what clients name; None: as the settings say.
 
         Raises FileNotFoundError and ValueError on a GeoIP file that is none.
         """
         self.store, self.settings, self.secret = store, settings, secret
         self.oracle: Oracle = oracle or NoOracle()
         self.scheduler = scheduler
+        self.fetcher: Fetched = fetcher or Fetcher.from_settings(settings.fetch)
         self.patience = patience or Patience(sync=settings.api.generation_timeout)
         path = settings.regions.geoip_path
         self._geoip = GeoIP(path) if path is not None else None
@@ -70,6 +74,9 @@ class JobDoor:
         self._threads = CapacityLimiter(settings.database.pool_size)
         self._watchers = CapacityLimiter(WATCHERS)
         self._on_work: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[], None]] = []
+        self.ending = asyncio.Event()
+        """The service ends: whoever waits for something is answered now, as if the time were over."""
 
     async def call(self, what: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A method of the store, in a thread: at most as many at once as it has connections."""
@@ -84,11 +91,35 @@ class JobDoor:
         for told in self._on_work:
             told()
 
+    def end_waits(self) -> None:
+        """Answer everybody who waits, so that the service can end. To be called on the loop."""
+        self.ending.set()
+        for told in self._on_end:
+            told()
+
+    def on_end(self, told: Callable[[], None]) -> None:
+        """Have `told` called, on the loop, when nobody is to wait any more."""
+        self._on_end.append(told)
+
+    async def rest(self, seconds: float) -> None:
+        """Wait so long; less when the service ends."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ending.wait(), seconds)
+
     async def wait_for_event(self, job_id: str, seq: int, timeout: float) -> bool:  # noqa: ASYNC109 - of the store
-        """Whether the job has an event after `seq`, within `timeout` seconds."""
-        return await to_thread.run_sync(
-            self.store.events.wait, job_id, seq, timeout, limiter=self._watchers, abandon_on_cancel=True
+        """Whether the job has an event after `seq`, within `timeout` seconds and before the service ends."""
+        heard = asyncio.ensure_future(
+            to_thread.run_sync(
+                self.store.events.wait, job_id, seq, timeout, limiter=self._watchers, abandon_on_cancel=True
+            )
         )
+        ending = asyncio.ensure_future(self.ending.wait())
+        try:
+            await asyncio.wait((heard, ending), return_when=asyncio.FIRST_COMPLETED)
+            return heard.done() and heard.result()
+        finally:
+            heard.cancel()
+            ending.cancel()
 
     async def find_key(self, secret: str) -> ApiKey | None:
         """The API key behind a secret."""

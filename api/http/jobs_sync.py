@@ -27,6 +27,7 @@ def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         "invalid_json",
         "unsupported_media_type",
         "unknown_job_type",
+        "fetch_failed",
         "idempotency_conflict",
         "request_too_large",
         "queue_full",
@@ -56,7 +57,7 @@ def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         patience = min(timeout, door.patience.sync)
         ended = await until_final(door, job.id, begun + patience)
         if ended is None:
-            detail = f"The job has not ended within {patience:g} s. It lives on: GET /api/v1/jobs/{job.id}."
+            detail = f"The job has not ended within {round(time.monotonic() - begun, 1):g} s. It lives on: GET /api/v1/jobs/{job.id}."
             raise Problem("still_running", detail, job_id=job.id, headers={"Location": f"/api/v1/jobs/{job.id}"})
         return JobDocument.whole(ended)
 
@@ -64,7 +65,9 @@ def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
 
 
 async def until_final(door: JobDoor, job_id: str, deadline: float) -> JobRecord | None:
-    """The job with its result once it has ended; None when the deadline (monotonic seconds) comes before."""
+    """The job with its result once it has ended; None when the deadline (monotonic seconds), or the end of the service,
+    comes before.
+    """
     seq = 0
     while True:
         job = await door.call(door.store.jobs.get, job_id)
@@ -73,7 +76,7 @@ async def until_final(door: JobDoor, job_id: str, deadline: float) -> JobRecord 
         if job.status.final:
             return await door.job(job_id, None, with_result=True)
         left = deadline - time.monotonic()
-        if left <= 0:
+        if left <= 0 or door.ending.is_set():
             return None
         if await door.wait_for_event(job_id, seq, min(left, RECHECK)):
             events = await door.call(door.store.events.after, job_id, seq)

@@ -71,6 +71,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "invalid_request": Kind(422, "The request is not valid"),
         "unknown_job_type": Kind(422, "There is no such job type"),
         "unknown_model": Kind(422, "There is no such model"),
+        "fetch_failed": Kind(422, "The file behind an address did not come"),
         "idempotency_conflict": Kind(422, "The idempotency key was used for another request"),
         "invalid_result": Kind(422, "The result does not fit the job type"),
         "rate_limited": Kind(429, "Too many requests"),

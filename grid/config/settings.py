@@ -6,6 +6,7 @@ from ..donors import Donor, Limits
 from ..regions import REGIONS
 from ..schedule import Schedule
 from .donor import Direct, Engines, Gpu, LoadControl, Server
+from .fetch import Fetch
 from .fields import Section, setting
 from .inference import Distributed, Inference, Speculative
 from .jobs import Database, Jobs
@@ -49,6 +50,7 @@ class Settings(Section):
     observability: Observability = Observability()
     api: Api = Api()
     scheduler: Scheduler = Scheduler()
+    fetch: Fetch = Fetch()
     regions: Regions = Regions()
     database: Database = Database()
     jobs: Jobs = Jobs()

@@ -36,7 +36,7 @@ class Acceptor:
         """See `JobStore.accept`."""
         item = self._item(new, idempotency_key, body_sha256)
         if max_queued is not None and self._gauge.full(max_queued):
-            known = self._known(item) if idempotency_key is not None else None
+            known = self.known(new.client_id, idempotency_key, body_sha256) if idempotency_key is not None else None
             if known is None:
                 raise QueueFull(f"{max_queued} jobs wait, which is as many as may: try again later")
             return known
@@ -45,7 +45,7 @@ class Acceptor:
             if row is not None:
                 self._gauge.count_one()
                 return Accepted(_fresh(new, row), created=True)
-            known = self._known(item)
+            known = self.known(new.client_id, idempotency_key, body_sha256)
             if known is not None:  # else it was deleted in between: now the key is free
                 return known
 
@@ -75,15 +75,15 @@ class Acceptor:
             rows = {row["id"][16:]: row for row in self._moves.accept(session, items)}
         return [rows.get(item.tail) for item in items]
 
-    def _known(self, item: Acceptance) -> Accepted | None:
+    def known(self, client_id: str | None, key: str | None, body_sha256: str | None) -> Accepted | None:
+        """See `JobStore.known`."""
         with self._database.read() as session:
-            row = session.first(BY_KEY, {"client_id": item.client_id, "key": item.idempotency_key})
+            row = session.first(BY_KEY, {"client_id": client_id, "key": key})
         if row is None:
             return None
-        if row["body_sha256"] != item.body_sha256:
+        if row["body_sha256"] != body_sha256:
             raise IdempotencyConflict(
-                f"idempotency key {item.idempotency_key!r} was used for job {row['id']} with another body: "
-                "take a new key"
+                f"idempotency key {key!r} was used for job {row['id']} with another body: take a new key"
             )
         return Accepted(record(row), created=False)
 

@@ -56,6 +56,10 @@ class JobStore:
             new, idempotency_key=idempotency_key, body_sha256=body_sha256, max_queued=max_queued
         )
 
+    def known(self, client_id: str | None, key: str, body_sha256: str) -> Accepted | None:
+        """The job that this client handed in under this idempotency key. Raises IdempotencyConflict as `accept`."""
+        return self._acceptor.known(client_id, key, body_sha256)
+
     def get(self, job_id: str, *, client_id: str | None = None, with_result: bool = False) -> JobRecord | None:
         """The job; None when there is none, or when it is not `client_id`'s."""
         found = reads.one(self._database, job_id, with_result=with_result)

@@ -12,6 +12,7 @@ import httpx
 from fastapi import FastAPI
 from hash_embedder import HashEmbedder
 
+from idlegrid.api.fetching import Fetched
 from idlegrid.api.http import create_app
 from idlegrid.api.http.jobs_door import JobDoor, Patience
 from idlegrid.api.http.oracle import Oracle
@@ -29,7 +30,7 @@ RESULT = {"embeddings": [[0.6, 0.8], [0.8, 0.6]], "dimensions": 2, "usage": {"pr
 
 def with_settings(**sections: Mapping[str, Any]) -> Settings:
     api = {"max_body_mb": 0.05, "worker_token": WORKER_TOKEN, "auth": False} | dict(sections.pop("api", {}))
-    return Settings.model_validate({"api": api, **sections})
+    return Settings.model_validate({"api": api, "fetch": {"max_mb": 0.001}, **sections})
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Service:
     patience: Patience = field(default_factory=lambda: Patience(sync=60, pull=2, heartbeat=0.05, look=0.02))
     client_address: str = "127.0.0.1"
     scheduler: str | None = None
+    fetcher: Fetched | None = None
 
     def app(self) -> FastAPI:
         door = JobDoor(
@@ -51,6 +53,7 @@ class Service:
             oracle=self.oracle,
             patience=self.patience,
             scheduler=self.scheduler,
+            fetcher=self.fetcher,
         )
         return create_app(HashEmbedder(), self.settings, jobs=door)
 
