@@ -75,7 +75,7 @@ class Grid(GridLlm, GridStream):
                 workers=workers, regions=regions, settings=settings, dashboard_address=dashboard_address
             )
         try:
-            self.client = connect(address) if address is not None else Client(self._cluster)
+            self.client = connect(address, settings=settings) if address is not None else Client(self._cluster)
         except BaseException:
             if self._cluster is not None:
                 self._cluster.close()

@@ -80,10 +80,10 @@ class GridLlm:
         self._make_way()
         return chat_parquet(self.client, source, target, **options)
 
-    def stream(
+    def stream_chat(
         self, conversation: Conversation, *, model: str | None = None, raw: bool = False, **sampling: Any
     ) -> Generator[str, None, Completion]:
-        """The answer word by word, as it comes: ``for text in grid.stream("Hello"): print(text, end="")``.
+        """The answer word by word, as it comes: ``for text in grid.stream_chat("Hello"): print(text, end="")``.
 
         The first one of a model places a replica of it on the grid, which stays until the grid is closed, or until its
         place is needed for `chat` and the like. The stream goes on if the replica's worker dies. Closing the iterator

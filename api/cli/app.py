@@ -13,6 +13,8 @@ from . import (
     admin,
     chat,
     config,
+    deploy,
+    deployments,
     doctor,
     embed,
     jobs,
@@ -20,6 +22,7 @@ from . import (
     run,
     serve,
     status,
+    stream,
     transcribe,
     worker,
     worker_control,
@@ -66,10 +69,14 @@ app.command("up")(serve.up)
 app.command("scheduler")(serve.scheduler)
 app.command("dispatcher")(serve.dispatcher)
 app.command("api")(serve.api)
+app.command("deploy")(deploy.deploy)
+app.command("undeploy")(deploy.undeploy)
+app.command("deployments")(deployments.deployments)
 app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("embed")(embed.embed)
 app.command("transcribe")(transcribe.transcribe)
+app.command("stream")(stream.stream)
 app.command("models")(models.models)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
@@ -144,6 +151,7 @@ _LAZY = (
     ("actors.llm.families", "UnsupportedModel"),
     ("actors.llm.weights", "BadCheckpoint"),
     ("grid.store.errors", "StoreUnavailable"),
+    ("pipelines.stream.errors", "StreamError"),
 )
 
 

@@ -91,13 +91,13 @@ def embed(
         print_report(report)
 
 
-def pairs(words: list[str] | None) -> dict[str, Any] | None:
-    """The values of `--storage-option`."""
+def pairs(words: list[str] | None, option: str = "--storage-option") -> dict[str, Any] | None:
+    """The values of an option that takes KEY=VALUE."""
     if not words:
         return None
     for word in words:
         if "=" not in word:
-            raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint="--storage-option")
+            raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint=option)
     return dict(word.split("=", 1) for word in words)
 
 

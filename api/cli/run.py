@@ -107,7 +107,7 @@ def _on_grid(address: str, model: str, sampling: Sampling) -> Iterator[Talk]:
     from ..grid import Grid
 
     with Grid(address) as grid:
-        yield lambda messages: grid.stream(messages, model=model, **asdict(sampling))
+        yield lambda messages: grid.stream_chat(messages, model=model, **asdict(sampling))
 
 
 def _once(talk: Talk, model: str, messages: list[dict[str, str]], *, as_json: bool) -> None:

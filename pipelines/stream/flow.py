@@ -108,7 +108,7 @@ class Flow:
         self._same = spec.identity(state.facts)
         self._done, self._number = state.done, state.number
         self._forgettable: list[str] = []
-        self._events: SimpleQueue[Batch | str] = SimpleQueue()
+        self._events: SimpleQueue[Batch | str | None] = SimpleQueue()
         self._at_work: dict[str, tuple[Flight, Any]] = {}
         self.flights = Flights(ordered=options.ordered)
         self.watch = Watch(client, options.patience, spec.job_type, say)
@@ -174,7 +174,7 @@ class Flow:
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
-    def _take(self, event: Batch | str) -> None:
+    def _take(self, event: Batch | str | None) -> None:
         if isinstance(event, Batch):
             self._check(event)
             self._submit(self.flights.add(event))

@@ -84,6 +84,7 @@ class FolderSource:
         self._stuck: dict[str, tuple[int, float, float]] = {}
         self._left: dict[str, int] = {}
         self._waiting: tuple[int, float | None] = (0, None)
+        self._list()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -228,11 +229,11 @@ class ParquetRows:
 
 
 class WholeFiles:
-    """Each file is a record with two columns: ``path`` and its bytes."""
+    """Each file is a record with two columns: ``path`` and its content."""
 
-    def __init__(self, column: str, suffixes: tuple[str, ...]) -> None:
-        """`column`: of the bytes. `suffixes`: with their dots, in small letters."""
-        self._column, self.suffixes = column, suffixes
+    def __init__(self, column: str, suffixes: tuple[str, ...], *, text: bool) -> None:
+        """`column`: of the content, bytes or `text`. `suffixes`: with their dots, in small letters."""
+        self._column, self.suffixes, self._text = column, suffixes, text
 
     def count(self, storage: Storage, file: Found) -> int:
         """See Reader."""
@@ -248,6 +249,9 @@ class WholeFiles:
             content = opened.read(MAX_FILE_BYTES + 1)
         if len(content) != file.size:
             raise Broken(f"{storage.url(file.path)} is still being written")
-        yield pa.RecordBatch.from_pydict(
-            {"path": [storage.url(file.path)], self._column: pa.array([content], pa.binary())}
-        )
+        column = pa.array([content], pa.binary())
+        try:
+            column = column.cast(pa.string()) if self._text else column
+        except pa.ArrowInvalid:
+            raise Broken(f"{storage.url(file.path)} is no text in UTF-8") from None
+        yield pa.RecordBatch.from_pydict({"path": pa.array([storage.url(file.path)]), self._column: column})

@@ -14,6 +14,8 @@ from .errors import StreamError
 
 KINDS: Mapping[str, Callable[..., OperatorSpec]] = {"embedding": EmbeddingSpec, "llm": ChatSpec}
 """Job type → the spec of its bulk operator."""
+TEXT_TYPES = frozenset({"embedding", "llm", "image_gen"})
+"""Those that compute text. The others compute files."""
 
 
 def spec_for(kind: str, model: str | None, options: Mapping[str, Any]) -> OperatorSpec:

@@ -12,8 +12,10 @@ from .source import Batch, Source
 class Reader:
     """Hands over batches, each against a permit. Who has taken a batch for good gives its permit back."""
 
-    def __init__(self, source: Source, done: Done, *, most: int, permits: int, take: Callable[[Batch], None]) -> None:
-        """`done`: as it is now; it may change afterwards. `take` is called from the reader's thread."""
+    def __init__(
+        self, source: Source, done: Done, *, most: int, permits: int, take: Callable[[Batch | None], None]
+    ) -> None:
+        """`done`: as it is now; it may change later. `take` is called in the reader's thread, at the end with None."""
         self._source, self._most, self._take = source, most, take
         self._done = Done(done.ranges())
         self._permits, self._held = permits, 0
@@ -64,6 +66,7 @@ class Reader:
             self.error = error
         finally:
             self.ended = True
+            self._take(None)
 
     def _permit(self) -> bool:
         """Wait until one more batch may be read. False: stopped."""

@@ -33,15 +33,15 @@ def test_futures_and_streams_say_the_same(small, model):
     whole = small.chat("Hello", model=model, **ASK).result(90)
     assert str(whole) == whole.text != ""
     assert whole.finish_reason in ("stop", "length")
-    assert "".join(small.stream("Hello", model=model, **ASK)) == whole.text
+    assert "".join(small.stream_chat("Hello", model=model, **ASK)) == whole.text
     messages = [{"role": "user", "content": "Hello"}]
     assert small.chat(messages, model=model, **ASK).result(90) == whole
-    assert "".join(small.stream(messages, model=model, **ASK)) == whole.text
+    assert "".join(small.stream_chat(messages, model=model, **ASK)) == whole.text
 
 
 def test_a_text_that_goes_on(small, model):
     whole = small.complete("The quick brown", model=model, temperature=0, max_tokens=6).result(90)
-    assert "".join(small.stream("The quick brown", model=model, raw=True, temperature=0, max_tokens=6)) == whole.text
+    assert "".join(small.stream_chat("The quick brown", model=model, raw=True, temperature=0, max_tokens=6)) == whole.text
     assert small.chat("The quick brown", model=model, temperature=0, max_tokens=6).result(90).text != whole.text
 
 
@@ -54,7 +54,7 @@ def test_many_at_once_each_with_a_seed_of_its_own(small, model):
 
 
 def test_a_stream_under_way_ends_before_a_task_gets_the_place(small, model):
-    stream = small.stream("Hello", model=model, max_tokens=200, ignore_eos=True)
+    stream = small.stream_chat("Hello", model=model, max_tokens=200, ignore_eos=True)
     next(stream)
     future = small.chat("Hello", model=model, **ASK)
     assert not future.done()
@@ -66,7 +66,7 @@ def test_what_can_not_be(small, model):
     with pytest.raises(RequestRefused):
         small.chat([{"role": "robot", "content": "x"}], model=model).result(90)
     with pytest.raises(RequestRefused):
-        next(small.stream([{"role": "robot", "content": "x"}], model=model))
+        next(small.stream_chat([{"role": "robot", "content": "x"}], model=model))
     with pytest.raises(TypeError):
         small.chat("x", model=model, max_token=5)
     with pytest.raises(TypeError, match="for one question"):
@@ -84,8 +84,8 @@ def test_bulk_from_a_notebook(small, model, tmp_path):
 def test_a_stream_goes_on_when_its_worker_dies(model):
     options = {"model": model, "max_tokens": 300, "seed": 3, "temperature": 1.0, "ignore_eos": True}
     with Grid(workers=2) as grid:
-        calm = "".join(grid.stream("Hello", **options))
-        stream = grid.stream("Hello", **options)
+        calm = "".join(grid.stream_chat("Hello", **options))
+        stream = grid.stream_chat("Hello", **options)
         parts = [next(stream) for _ in range(3)]
         busy = {row["address"]: row["running"] for row in grid.state()["workers"]}
         address = max(busy, key=busy.__getitem__)

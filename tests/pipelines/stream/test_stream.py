@@ -199,9 +199,9 @@ def test_whole_files_are_records(client, tmp_path, monkeypatch):
     inbox.mkdir()
     for name in ("one.txt", "two.txt"):
         (inbox / name).write_text(f"this is {name}")
-    rows = list(stream(client, FolderSource(inbox, WholeFiles("text", (".txt",)), endless=False)))
+    rows = list(stream(client, FolderSource(inbox, WholeFiles("text", (".txt",), text=True), endless=False)))
     assert sorted(row["record"] for row in rows) == ["one.txt:0", "two.txt:0"]
-    assert rows[0]["embedding"] == vector(rows[0]["text"].decode()).tolist()
+    assert rows[0]["embedding"] == vector(rows[0]["text"]).tolist()
 
 
 def test_a_callback_gets_every_row_and_its_checkpoint_keeps_it_from_more(client, tmp_path):
