@@ -11,6 +11,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 import uvicorn
 
 from ..grid.config import Settings
+from ..grid.peers import Role
 from ..grid.secret import load_secret
 from .dask_embedder import DaskEmbedder
 from .dask_transcriber import DaskTranscriber
@@ -24,6 +25,7 @@ from .ports import check_free
 from .quiet_server import QuietServer
 from .signals import Say
 from .storing import opened
+from .tls import kept_fresh, speak_as
 
 
 async def serve_api(
@@ -34,7 +36,8 @@ async def serve_api(
     It serves the language models of the store's deployments, if no other process does, and beside them `llms`.
     Raises ConnectionError when no scheduler answers, CannotStart when the port is taken.
     """
-    async with _http(address, settings, stop, llms) as url:
+    speak_as(Role.API, settings)
+    async with kept_fresh(settings, (Role.API, Role.API)), _http(address, settings, stop, llms) as url:
         if url:
             say(_told(url))
         await stop.wait()
@@ -84,6 +87,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             llm.follower.start(place_of(settings, url))
             yield url
         finally:
+            jobs.end_waits()  # who waits for work or for a result may wait for a minute: what answers now is let finish
             server.should_exit = True
             await serving
 

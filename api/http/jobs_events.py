@@ -73,7 +73,7 @@ async def follow(door: JobDoor, job_id: str, seq: int) -> AsyncIterator[bytes]:
     patience = door.patience
     ends = time.monotonic() + patience.stream
     yield format_sse_event(retry=RETRY_MS)
-    while (left := ends - time.monotonic()) > 0:
+    while (left := ends - time.monotonic()) > 0 and not door.ending.is_set():
         events = await door.call(door.store.events.after, job_id, seq, BATCH)
         for event in events:
             yield shown(event)

@@ -57,8 +57,9 @@ def sync_router(door: JobDoor, intake: Intake, witness: Witness) -> APIRouter:
         patience = min(timeout, door.patience.sync)
         ended = await until_final(door, job.id, begun + patience)
         if ended is None:
-            detail = f"The job has not ended within {round(time.monotonic() - begun, 1):g} s. It lives on: GET /api/v1/jobs/{job.id}."
-            raise Problem("still_running", detail, job_id=job.id, headers={"Location": f"/api/v1/jobs/{job.id}"})
+            place, waited = f"/api/v1/jobs/{job.id}", round(time.monotonic() - begun, 1)
+            detail = f"The job has not ended within {waited:g} s. It lives on: GET {place}."
+            raise Problem("still_running", detail, job_id=job.id, headers={"Location": place})
         return JobDocument.whole(ended)
 
     return router

@@ -203,6 +203,7 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     counter, patience = Counter(door), door.patience
     questions = Questions(AsyncCounter(counter, door), patience.look)
     door.on_work(questions.look)
+    door.on_end(questions.end)
 
     @router.get(
         "/{worker_id}/next-job",
@@ -228,9 +229,9 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
         ends = time.monotonic() + min(wait, patience.pull) * random.uniform(SOONEST, 1.0)  # noqa: S311 - no secret
         while registered and (donor := await door.call(counter.known, worker_id, takes)) is None:
             left = ends - time.monotonic()
-            if left <= 0 or await request.is_disconnected():
+            if left <= 0 or door.ending.is_set() or await request.is_disconnected():
                 return Response(status_code=204)
-            await asyncio.sleep(min(left, patience.look))
+            await door.rest(min(left, patience.look))
         assert donor is not None
         claim = await answered(questions, donor, ends - time.monotonic(), request)
         if claim is None:

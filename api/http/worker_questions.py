@@ -78,6 +78,7 @@ class Questions:
         self._news = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[Any]] = set()
+        self._over = False
 
     def ask(self, donor: Donor, seconds: float) -> Question:
         """Ask for a job, for so long. Its `answer` comes after one look at least; whoever asked must `close` it.
@@ -85,7 +86,7 @@ class Questions:
         The answer may be StoreUnavailable.
         """
         answer: asyncio.Future[Claim | None] = asyncio.get_running_loop().create_future()
-        question = Question(donor, time.monotonic() + seconds, answer)
+        question = Question(donor, time.monotonic() + (0.0 if self._over else seconds), answer)
         self._put(question)
         self.look()
         if self._watch is None:
@@ -94,6 +95,13 @@ class Questions:
 
     def look(self) -> None:
         """There may be work now."""
+        self._news.set()
+
+    def end(self) -> None:
+        """Nobody waits any more: who asks, and who will, is answered after one look."""
+        self._over = True
+        for question in [question for those in self._by_donor.values() for question in those]:
+            question.ends = time.monotonic()
         self._news.set()
 
     def close(self, question: Question, *, taken: bool) -> None:
