@@ -23,6 +23,7 @@ from ..grid.regions import check_region
 from ..grid.suggest import did_you_mean
 from ..pipelines.bulk import BulkReport, embed_parquet
 from .grid_llm import GridLlm
+from .grid_speech import GridSpeech
 from .grid_stream import GridStream
 from .links import ask as ask_scheduler
 from .links import connect, page_of
@@ -33,7 +34,7 @@ from .ports import LOOPBACK
 ACTIONS = ("pause", "resume", "drain")
 
 
-class Grid(GridLlm, GridStream):
+class Grid(GridLlm, GridSpeech, GridStream):
     """A grid of workers: on this machine, or behind a scheduler's address.
 
     ``Grid()`` starts a scheduler with our plugins and one worker per core (or per GPU); ``Grid("tcp://host:8786")``
