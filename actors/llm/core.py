@@ -95,12 +95,16 @@ class EngineCore:
     def _may_launch(self) -> bool:
         if not self._flying:
             return self.sequencer.has_work and not self._dry
-        return len(self._flying) < self._chain.depth and not self._dry and self.sequencer.ready >= self._share()
+        enough = max(1, self._living // self._chain.depth)
+        return len(self._flying) < self._chain.depth and not self._dry and self.sequencer.ready >= enough
+
+    @property
+    def _living(self) -> int:
+        return len(self.sequencer.running) + len(self.sequencer.waiting)
 
     def _share(self) -> int:
-        """Of the sequences that live, what one of the steps under way should hold."""
-        sequencer = self.sequencer
-        return max(1, -(-(len(sequencer.running) + len(sequencer.waiting)) // self._chain.depth))
+        """Of the sequences that live, what one of the steps under way should hold at most: 8 in 3 are 3, 3 and 2."""
+        return max(1, -(-self._living // self._chain.depth))
 
     def _launch(self, now: float) -> list[Told]:
         step = self.sequencer.schedule(now, self._share())

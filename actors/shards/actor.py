@@ -34,6 +34,7 @@ class StageSpec:
     layers: range
     dtype: str = "float32"
     device: str = "cpu"
+    """cpu, cuda, or auto: cuda where there is one."""
     num_blocks: int
     """Pages; the same on every stage of a chain."""
     block_size: int = 16
@@ -80,7 +81,7 @@ class StageActor:
             folder,
             spec.layers,
             dtype=DTYPES[spec.dtype],
-            device=spec.device,
+            device=spec.device if spec.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu",
             num_blocks=spec.num_blocks,
             block_size=spec.block_size,
         )

@@ -17,7 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .errors import FrameRefused
 
@@ -62,7 +62,6 @@ class Dtype(IntEnum):
     INT64 = 5
 
 
-_KINDS, _DTYPES = {kind.value: kind for kind in Kind}, {dtype.value: dtype for dtype in Dtype}
 _ITEMSIZE = {Dtype.NONE: 0, Dtype.FLOAT32: 4, Dtype.FLOAT64: 8, Dtype.FLOAT16: 2, Dtype.BFLOAT16: 2, Dtype.INT64: 8}
 
 
@@ -77,7 +76,9 @@ class Codec(IntEnum):
     """Blocks of 64 values with one float16 scale each, scales before values: about half of bfloat16."""
 
 
-_CODECS = {codec.value: codec for codec in Codec}
+_KNOWN = {
+    (kind.value, codec.value, dtype.value): (kind, codec, dtype) for kind in Kind for codec in Codec for dtype in Dtype
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,15 @@ class Frame(NamedTuple):
 class Announced(NamedTuple):
     """A header that was found good."""
 
-    frame: Frame
-    """Without its content."""
+    fields: tuple[Any, ...]
+    """Of the frame, without its content."""
     note: int
     """Bytes."""
     body: int
     """Bytes."""
     crc: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole frame."""
-        return HEADER.size + self.note + self.body
+    size: int
+    """Bytes of the whole frame."""
 
 
 def body_bytes(dtype: Dtype, codec: Codec, shape: tuple[int, ...]) -> int:
@@ -166,32 +164,34 @@ def encode(frame: Frame) -> Encoded:
 
 def announced(header: Buffer, limits: Limits) -> Announced:
     """Read a header of `HEADER.size` bytes. Raises FrameRefused for one that is not ours, or promises too much."""
-    magic, kind, codec, dtype, ndim, chain, model, first, stop, epoch, step, *rest = HEADER.unpack(header)
-    *shape, note, body, crc = rest
+    magic, kind, codec, dtype, ndim, chain, model, first, stop, epoch, step, *sizes = HEADER.unpack(header)
+    note, body, crc = sizes[MOST_DIMENSIONS:]
     if magic != MAGIC:
         raise FrameRefused(f"a frame begins with {bytes(magic)!r}, not with {MAGIC!r}: another program, or version")
-    if kind not in _KINDS or codec not in _CODECS or dtype not in _DTYPES:
+    what = _KNOWN.get((kind, codec, dtype))
+    if what is None:
         raise FrameRefused(f"a frame has an unknown kind, codec or dtype: {kind}, {codec}, {dtype}")
-    if ndim > MOST_DIMENSIONS or any(shape[ndim:]):
-        raise FrameRefused(f"a frame has {ndim} dimensions of {shape}")
+    if ndim > MOST_DIMENSIONS or any(sizes[ndim:MOST_DIMENSIONS]):
+        raise FrameRefused(f"a frame has {ndim} dimensions of {sizes[:MOST_DIMENSIONS]}")
     if stop < first:
         raise FrameRefused(f"a frame comes from layers {first} to {stop}")
     if note > limits.note or body > limits.body:
         raise FrameRefused(f"{note} + {body} bytes were announced; at most {limits.note} + {limits.body} are taken")
-    what, sizes = (_KINDS[kind], _CODECS[codec], _DTYPES[dtype]), tuple(shape[:ndim])
-    if body != (expected := body_bytes(what[2], what[1], sizes)):
-        raise FrameRefused(f"{body} bytes were announced for {what[2].name} {sizes}, which takes {expected}")
-    return Announced(Frame(*what, chain, model, range(first, stop), epoch, step, sizes), note, body, crc)
+    shape = tuple(sizes[:ndim])
+    if body != (expected := body_bytes(what[2], what[1], shape)):
+        raise FrameRefused(f"{body} bytes were announced for {what[2].name} {shape}, which takes {expected}")
+    fields = (*what, chain, model, range(first, stop), epoch, step, shape)
+    return Announced(fields, note, body, crc, HEADER.size + note + body)
 
 
 def decode(head: Announced, header: Buffer, note: Buffer, body: Buffer) -> Frame:
     """The frame of a header that `announced` has passed, and its content. Raises FrameRefused if it was damaged."""
-    frame = head.frame
     if len(note) != head.note or len(body) != head.body:
         raise FrameRefused(f"{len(note)} + {len(body)} bytes came of {head.note} + {head.body} that were announced")
+    frame = Frame(*head.fields, note, body)
     if _checksum(memoryview(header)[: _CHECKED.size], note, body) != head.crc:
         raise FrameRefused(f"step {frame.step} was damaged on its way: its checksum is wrong")
-    return Frame(*frame[:-2], note, body)
+    return frame
 
 
 def _checksum(header: Buffer, note: Buffer, body: Buffer) -> int:
@@ -209,7 +209,10 @@ class Assembler:
 
     def feed(self, data: Buffer) -> list[Frame]:
         """What is complete with `data`. Raises FrameRefused; nothing can be fed after that."""
-        self._buffer += data
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = bytearray(data)
         frames = []
         while (frame := self._next()) is not None:
             frames.append(frame)

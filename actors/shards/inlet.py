@@ -131,10 +131,11 @@ class Inlet:
         loop = asyncio.get_running_loop()
         timer = None if within is None else loop.call_later(within, self._late)
         try:
-            while (frame := self._take()) is None:
+            while True:
                 self._arrival = loop.create_future()
                 await self._arrival
-            return frame
+                if (frame := self._take()) is not None:
+                    return frame
         finally:
             if timer is not None:
                 timer.cancel()
