@@ -57,10 +57,20 @@ class Request:
     events start with the first token that is not known."""
     priority: int = 0
     """Higher first."""
+    background: bool = False
+    """Only in room that nobody else wants: it gives way to every other request within a step, and starves if it must."""
     timeout: float | None = None
     """Seconds from acceptance to the terminal event."""
     salt: str = ""
     """Whose it is: prefix blocks are shared only between requests with the same salt."""
+
+    @property
+    def urgency(self) -> int:
+        """Higher first, for engines that know only numbers: in the background is below every priority."""
+        return self.priority - BELOW_ALL if self.background else self.priority
+
+
+BELOW_ALL = 1_000_000
 
 
 class RequestRefused(ValueError):

@@ -42,8 +42,9 @@ class Outcome:
     preemptions: int = 0
 
 
-Rank = tuple[float, int]
-"""Who comes first: the smaller. Seconds of arrival less what the priority is worth, then the order of acceptance."""
+Rank = tuple[bool, float, int]
+"""Who comes first: the smaller. Background last; then seconds of arrival less what the priority is worth; then the order
+of acceptance."""
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +89,11 @@ class Sequence:
     def id(self) -> str:
         """The request's id."""
         return self.request.id
+
+    @property
+    def background(self) -> bool:
+        """It gives way to everybody who is not."""
+        return self.request.background
 
     @property
     def scheduled(self) -> int:

@@ -14,7 +14,8 @@ A sequence's life::
     blocks    [   7   |   2   |   9   |   4   ]      the next span starts here; if 4 is shared, it is copied first
 
 Nobody starves: ranks never change, the best one is always served, and a level of priority is worth `aging` seconds of
-arrival and no more.
+arrival and no more. But for `background` requests: those give their places, their blocks and their part of a step to
+whoever is none.
 """
 
 from __future__ import annotations
@@ -95,10 +96,9 @@ class Sequencer:
         """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow. `most`: sequences
         in it, where several steps are to share them."""
         over, most = self.expire(now), most or self.config.max_sequences
-        owed = min(most, sum(1 for s in self.running if s.phase is Phase.DECODE and not s.flights))
-        batch = Batch(self.config.max_batched_tokens, owed=owed, most=most)
-        self._continue(batch)
-        self._admit(batch)
+        batch = self._fill(most, background=not self._prompt_to_compute())
+        if not batch.spans and not batch.background:
+            batch = self._fill(most, background=True, preempted=batch.preempted)
         return self._seal(batch, over)
 
     def expire(self, now: float) -> tuple[Outcome, ...]:
@@ -203,7 +203,7 @@ class Sequencer:
     def _sequence(self, request: Request, now: float, arrival: float) -> Sequence:
         return Sequence(
             request=request,
-            rank=(arrival - request.priority * self.config.aging, self._accepted),
+            rank=(request.background, arrival - request.priority * self.config.aging, self._accepted),
             extra=extra_keys(self.config.revision, request.salt),
             limit=min(len(request.prompt) + request.sampling.max_tokens, self.config.context),
             arrival=arrival,
@@ -221,7 +221,7 @@ class Sequencer:
         self._live[request.id] = sequence
         self.waiting.add(sequence)
         if request.timeout is not None:
-            heappush(self._deadlines, (sequence.deadline, sequence.rank[1], request.id))
+            heappush(self._deadlines, (sequence.deadline, sequence.rank[-1], request.id))
         return sequence
 
     def _refuse(self, request: Request) -> None:
@@ -251,18 +251,33 @@ class Sequencer:
         while self._deadlines and self._deadlines[0][0] <= now:
             _, order, request_id = heappop(self._deadlines)
             sequence = self._live.get(request_id)
-            if sequence is not None and sequence.rank[1] == order:  # else it ended, and the id may be another's now
+            if sequence is not None and sequence.rank[-1] == order:  # else it ended, and the id may be another's now
                 over.append(self._finish(sequence, FinishReason.TIMEOUT))
         return over
 
     # ---- those who run
+
+    def _fill(self, most: int, *, background: bool, preempted: Items[str] = ()) -> Batch:
+        decoding = (s for s in self.running if s.phase is Phase.DECODE and not s.flights)
+        owed = min(most, sum(1 for s in decoding if background or not s.background))
+        batch = Batch(self.config.max_batched_tokens, owed=owed, most=most, background=background)
+        batch.preempted.extend(preempted)
+        self._continue(batch)
+        self._admit(batch)
+        return batch
+
+    def _prompt_to_compute(self) -> bool:
+        """Whether somebody who is not in the background waits for a first token: a step for those who do is short."""
+        if len(self.waiting) and not self.waiting[0].background:
+            return True
+        return any(s.phase is Phase.PREFILL and s.ready and not s.background for s in self.running)
 
     def _continue(self, batch: Batch) -> None:
         index = 0
         while index < len(self.running) and len(batch.spans) < batch.most:  # preemption takes only from behind `index`
             sequence = self.running[index]
             index += 1
-            if not sequence.ready:
+            if not sequence.ready or (sequence.background and not batch.background):
                 continue
             draft: tuple[int, ...] = ()
             if sequence.phase is Phase.DECODE:
@@ -290,12 +305,18 @@ class Sequencer:
             budget = min(budget, self.config.chunk)
         return sequence.draft[: max(0, min(slots, budget - 1, sequence.limit - len(sequence.tokens) - 1))]
 
-    def _preempt_behind(self, index: int, batch: Batch) -> bool:
-        """Take the blocks of the last in rank, from `index` on, that is in no step. False if there is none."""
+    def _preempt_behind(self, index: int, batch: Batch, *, background: bool = False) -> bool:
+        """Take the blocks of the last in rank, from `index` on, that is in no step. False if there is none.
+
+        `background`: only of one that gives way.
+        """
         for place in range(len(self.running) - 1, index - 1, -1):
             victim = self.running[place]
+            if background and not victim.background:
+                return False
             if not victim.flights:
-                batch.owed = max(0, batch.owed - (victim.phase is Phase.DECODE))
+                counted = victim.phase is Phase.DECODE and (batch.background or not victim.background)
+                batch.owed = max(0, batch.owed - counted)
                 self._preempt(victim)
                 batch.preempted.append(victim.id)
                 return True
@@ -334,16 +355,24 @@ class Sequencer:
     def _admit(self, batch: Batch) -> None:
         """Admit the first in rank, and the next, until one finds no room: nobody overtakes it to take its blocks."""
         manager, size = self.blocks, self.config.block_size
-        promised = sum(manager.missing(sequence) for sequence in self.running if sequence.phase is Phase.PREFILL)
-        while len(self.waiting) and batch.open and len(self.running) < self.config.max_sequences:
+        promised = self._promised()
+        while len(self.waiting) and batch.open and (batch.background or not self.waiting[0].background):
             sequence = self.waiting[0]
             found = manager.match(sequence)
             left = manager.pool.free - promised - manager.cost(sequence, found)
-            if left < (self.config.watermark_blocks if len(self.running) else 0):
-                return
+            enough = left >= (self.config.watermark_blocks if len(self.running) else 0)
+            if not enough or len(self.running) >= self.config.max_sequences:
+                if sequence.background or not self._preempt_behind(0, batch, background=True):
+                    return
+                promised = self._promised()
+                continue
             self._start(sequence, found, len(found) * size)
             self._plan(sequence, self._wanted(sequence, batch), (), batch)
             promised += manager.missing(sequence)
+
+    def _promised(self) -> int:
+        """Blocks that those who run will want for what they know already."""
+        return sum(self.blocks.missing(sequence) for sequence in self.running if sequence.phase is Phase.PREFILL)
 
     def _start(self, sequence: Sequence, shared: list[int], computed: int) -> None:
         """A waiting sequence begins to run, with blocks that were computed for others."""

@@ -149,7 +149,7 @@ class TransformersCore:
             return [(answer.request.id, answer.end(answer.finish))]
         timeout = answer.request.timeout
         self._waiting.append(_Sequence(answer, math.inf if timeout is None else now + timeout))
-        self._waiting.sort(key=lambda sequence: -sequence.answer.request.priority)  # stable: first come, first served
+        self._waiting.sort(key=lambda sequence: -sequence.answer.request.urgency)  # stable: first come, first served
         return []
 
     def abort(self, request_id: str, reason: FinishReason = FinishReason.ABORTED, error: str = "") -> list[Told]:

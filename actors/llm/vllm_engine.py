@@ -186,7 +186,7 @@ class VllmEngine(Engine):
         """Read what vLLM generates. Whoever ends the request earlier has cancelled this."""
         client, facts, request = self._ready.client, self.facts, live.request
         sampling = sampling_fields(request, context=facts.context, eos_ids=facts.eos_ids)
-        outputs = client.generate(prompt_fields(request), sampling, live.id, priority=request.priority)
+        outputs = client.generate(prompt_fields(request), sampling, live.id, priority=request.urgency)
         try:
             async with aclosing(outputs):
                 async for output in outputs:

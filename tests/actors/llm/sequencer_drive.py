@@ -39,6 +39,7 @@ class Drive:
             prompt=prompt,
             sampling=Sampling(max_tokens=draw.randint(1, 24)),
             priority=draw.randint(-1, 2),
+            background=draw.random() < 0.25,
             timeout=draw.choice((None, None, None, 15.0)),
             salt=draw.choice(("", "", "tenant")),
         )

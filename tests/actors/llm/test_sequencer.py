@@ -501,6 +501,50 @@ def test_nobody_overtakes_the_first_for_its_blocks():
     assert order.index("small") > order.index("big")
 
 
+# ---- background
+
+
+def test_background_gives_its_place_within_a_step():
+    bench = Bench(max_sequences=2)
+    for name in "ab":
+        bench.add(name, range(100 * ord(name), 100 * ord(name) + 5), tokens=20, background=True)
+    bench.step()
+    bench.add("online", 6, tokens=3)
+    step = bench.step()
+    assert sizes(step) == {"online": 6}, "a step for a first token holds nobody else"
+    assert step.preempted == ("b",)
+    assert sizes(bench.step()) == {"online": 1, "a": 1}, "who decodes shares its steps"
+    bench.drain()
+    assert [bench.outcomes[name].completion_tokens for name in ("a", "b", "online")] == [20, 20, 3]
+
+
+def test_background_gives_its_blocks():
+    bench = Bench(num_blocks=8, watermark=0)
+    bench.add("batch", range(200, 228), tokens=4, background=True)
+    bench.step()
+    bench.add("online", 20, tokens=2)
+    assert sizes(bench.step()) == {"online": 20}
+    bench.drain()
+    assert bench.outcomes["batch"].completion_tokens == 4
+
+
+def test_background_comes_last_whatever_its_priority_and_age():
+    bench = Bench(max_sequences=1)
+    bench.add("batch", 3, tokens=1, background=True, priority=9)
+    bench.now = 1e6
+    bench.add("online", 3, tokens=1)
+    assert [name for step in bench.drain() for name in sizes(step)] == ["online", "batch"]
+
+
+def test_control_without_background_the_newcomer_waits_for_a_place():
+    bench = Bench(max_sequences=2)
+    for name in "ab":
+        bench.add(name, 5, tokens=20)
+    bench.step()
+    bench.add("online", 6, tokens=3)
+    assert "online" not in sizes(bench.step())
+
+
 # ---- preemption
 
 
