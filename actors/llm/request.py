@@ -58,7 +58,7 @@ class Request:
     priority: int = 0
     """Higher first."""
     background: bool = False
-    """Only in room that nobody else wants: it gives way to every other request within a step, and starves if it must."""
+    """Only in room that nobody else wants: it gives way to every other request within a step, and may starve."""
     timeout: float | None = None
     """Seconds from acceptance to the terminal event."""
     salt: str = ""

@@ -43,8 +43,8 @@ class Outcome:
 
 
 Rank = tuple[bool, float, int]
-"""Who comes first: the smaller. Background last; then seconds of arrival less what the priority is worth; then the order
-of acceptance."""
+"""Who comes first: the smaller. Background last; then seconds of arrival less what the priority is worth; then the
+order of acceptance."""
 
 
 @dataclass(slots=True, eq=False)
