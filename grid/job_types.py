@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from .jobs import Ask
 from .suggest import did_you_mean
+from .task_limits import TaskLimits
 
 GROUP = "idlegrid.job_types"
 """The entry point group."""
@@ -94,6 +95,22 @@ class ChecksResults(Protocol):
 
     def check(self, params: Any, result: Any) -> None:
         """Raise ValueError when this `Result` can't be the answer to these `Params`. Cheap: it computes nothing."""
+
+
+@runtime_checkable
+class Isolated(Protocol):
+    """A job type whose tasks run in a process of their own each, within limits: for code that may misbehave.
+
+    Such a process holds no model from one task to the next. It finds the type by its entry point.
+    """
+
+    @property
+    def isolated(self) -> bool:
+        """Whether they do."""
+
+    @property
+    def task_limits(self) -> TaskLimits:
+        """The limits of each."""
 
 
 class UnknownJobTypeError(LookupError):

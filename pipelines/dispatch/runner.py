@@ -19,10 +19,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ...actors.isolation.task import TaskDied, TaskFailed, run_isolated
 from ...actors.llm.engine_face import EngineClosed, QueueFull
 from ...actors.llm.request import RequestRefused
 from ...grid.job_rules import HANDED_BACK
-from ...grid.job_types import Cancelled, JobType, RunContext, job_type
+from ...grid.job_types import Cancelled, Isolated, JobType, RunContext, job_type
+from ...grid.task_limits import LimitBroken
 from .doors import Away, Doors, Gone, Unfit
 from .spool import Spool, failed, head
 from .work_order import Identity, WorkOrder
@@ -278,6 +280,9 @@ _WHY = {
 
 
 def _run(kind: JobType, attempt: WorkOrder, context: RunContext) -> BaseModel:
+    if isinstance(kind, Isolated) and kind.isolated:
+        result = run_isolated(attempt.type, attempt.params, context, kind.task_limits)
+        return kind.Result.model_validate_json(result)
     return kind.run(kind.Params.model_validate(dict(attempt.params)), context)
 
 
@@ -286,6 +291,10 @@ def blame(error: Exception) -> tuple[str, str, bool]:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         return "invalid_params", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", False
+    if isinstance(error, LimitBroken):
+        return error.code, str(error), False
+    if isinstance(error, (TaskFailed, TaskDied)):
+        return "error", _brief(error), True
     engine_trouble = isinstance(error, (QueueFull, EngineClosed))  # of this worker, though they are refusals
     if isinstance(error, (ValueError, RequestRefused)) and not engine_trouble:
         return "invalid_params", _brief(error), False

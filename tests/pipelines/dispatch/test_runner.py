@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
+from importlib.metadata import entry_points
 
+import naughty
 import pytest
 
+from idlegrid.grid import job_types
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.pipelines.dispatch.doors import Doors
 from idlegrid.pipelines.dispatch.runner import Heart, Outcome, run_attempt
@@ -262,3 +265,40 @@ def test_nothing_of_a_client_reaches_the_spool_or_a_log(bench, service, caplog):
     first_line = letter.read_bytes().split(b"\n")[0]
     assert json.loads(first_line)["attempt"]["params"] == {}
     assert "424242" not in caplog.text
+
+
+@pytest.fixture
+def isolated(tmp_path, monkeypatch):
+    """A stranger's job type whose tasks run in processes of their own, installed beside the others."""
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    naughty.install(folder)
+    monkeypatch.syspath_prepend(folder)
+    types = dict(job_types.job_types()) | job_types.load(entry_points(name="naughty")).types
+    monkeypatch.setattr(job_types, "register", lambda: job_types.Register(types))
+
+
+@pytest.mark.parametrize(
+    ("do", "code"), [("memory", "memory_limit"), ("result", "output_limit"), ("refuses", "invalid_params")]
+)
+def test_an_isolated_task_that_misbehaves_fails_alone(bench, service, isolated, do, code):
+    claim, attempt = service.claimed("naughty", {"do": do})
+    other, neighbour = service.claimed("trial", {"value": 7})
+    outcome = bench.aside(attempt)
+    assert bench.run(neighbour) is Outcome.TOLD
+    assert outcome() is Outcome.TOLD
+    found = job(service, claim)
+    assert (found.status, found.error_code) == (JobStatus.FAILED, code)
+    assert job(service, other).status is JobStatus.COMPLETED
+
+
+def test_an_isolated_task_answers_and_is_cancelled_as_any(bench, service, isolated):
+    claim, attempt = service.claimed("naughty", {"mark": "hello"})
+    assert bench.run(attempt) is Outcome.TOLD
+    assert job(service, claim).result["answer"].startswith("hello from ")
+    claim, attempt = service.claimed("naughty", {"do": "waits"})
+    outcome = bench.aside(attempt)
+    until(lambda: job(service, claim).started_at is not None)
+    service.store.jobs.cancel(claim.job.id)
+    assert outcome() is Outcome.TOLD
+    assert job(service, claim).status is JobStatus.CANCELLED
