@@ -79,12 +79,17 @@ class FasterWhisper:
         for segment in segments:  # computed while they are read
             check()
             said.append(segment)
-        words = [Word(one.start, one.end, one.word.strip()) for segment in said for one in segment.words or ()]
+        duration = round(len(clip) / SAMPLE_RATE, 3)
+
+        def at(seconds: float) -> float:
+            return min(round(float(seconds), 3), duration)  # it also hears what fills a window up
+
+        words = [Word(at(one.start), at(one.end), one.word.strip()) for segment in said for one in segment.words or ()]
         return Transcript(
             text="".join(one.text for one in said).strip(),
             language=info.language,
-            duration=round(len(clip) / SAMPLE_RATE, 3),
-            segments=tuple(Segment(one.start, one.end, one.text.strip(), tuple(one.tokens)) for one in said),
+            duration=duration,
+            segments=tuple(Segment(at(one.start), at(one.end), one.text.strip(), tuple(one.tokens)) for one in said),
             words=tuple(words) if wish.words else None,
         )
 

@@ -25,6 +25,7 @@ from idlegrid.api.client import (
     Unavailable,
     Usage,
     WaitTimedOut,
+    Word,
     results,
 )
 from idlegrid.grid.jobs import JobStatus
@@ -113,16 +114,17 @@ async def test_what_is_not_said_is_left_to_the_service(connect):
         (
             "transcribe",
             [b"RIFF"],
-            {"language": "de"},
+            {"language": "de", "words": True},
             "whisper",
-            {"audio_base64": base64.b64encode(b"RIFF").decode(), "language": "de", "task": "transcribe"},
+            {"audio_base64": base64.b64encode(b"RIFF").decode(), "language": "de", "task": "transcribe", "words": True},
             {
                 "text": "ja",
                 "language": "de",
                 "duration": 1.5,
                 "segments": [{"start": 0, "end": 1, "text": "ja", "id": 0}],
+                "words": [{"start": 0, "end": 0.5, "word": "ja"}],
             },
-            Transcription("ja", "de", 1.5, (Segment(0, 1, "ja"),)),
+            Transcription("ja", "de", 1.5, (Segment(0, 1, "ja"),), (Word(0, 0.5, "ja"),)),
         ),
         (
             "generate_image",
