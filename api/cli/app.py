@@ -150,6 +150,7 @@ _LAZY = (
     ("actors.llm.codec", "NoTokenizer"),
     ("actors.llm.families", "UnsupportedModel"),
     ("actors.llm.weights", "BadCheckpoint"),
+    ("grid.certificate_files", "NoCertificate"),
     ("grid.store.errors", "StoreUnavailable"),
     ("pipelines.stream.errors", "StreamError"),
 )

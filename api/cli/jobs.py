@@ -14,10 +14,11 @@ from rich.text import Text
 
 from .options import ApiKey, ConfigFile, Url
 from .output import Json, print_json, print_table, say
+from .service import service
 from .settings import settings
 
 if TYPE_CHECKING:
-    from ..client import GridClient, Job, JobOptions
+    from ..client import Job, JobOptions
 
 app = typer.Typer(
     help="Submit jobs and see what becomes of them.\n\n"
@@ -26,8 +27,6 @@ app = typer.Typer(
 )
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 _STYLES = {"completed": "green", "running": "yellow", "failed": "red", "timeout": "red", "cancelled": "dim"}
-PATIENCE = 5.0
-"""Seconds for which a command goes on trying while the service is away."""
 
 
 @app.command()
@@ -42,7 +41,7 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List your jobs, newest first."""
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         page = grid.jobs(status=status, type=job_type, limit=limit, cursor=cursor)
     if as_json:
         print_json({"jobs": [job.document for job in page.jobs], "next_cursor": page.next_cursor})
@@ -63,7 +62,7 @@ def show(
     job_id: JobId, url: Url = None, api_key: ApiKey = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """Show a job: how it stands, and its result once it has one."""
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         _print_job(grid.job(job_id), as_json)
 
 
@@ -105,7 +104,7 @@ def submit(
         options["region"] = region
     if key is not None:
         options["idempotency_key"] = key
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         job: Job = grid.submit(job_type, values, **options)
         if wait:
             job = grid.wait(job)
@@ -126,7 +125,7 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Cancel jobs, queued or running. A running one ends when its worker has stopped."""
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         jobs = [grid.cancel(job_id) for job_id in job_ids]
     if as_json:
         print_json([job.document for job in jobs])
@@ -146,7 +145,7 @@ def events(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line.")] = False,
 ) -> None:
     """Follow a job: each change, its progress and its tokens, until it has ended."""
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         for event in grid.stream(job_id, after=after):
             if as_json:
                 typer.echo(json.dumps({"seq": event.seq, "kind": event.kind, "data": event.data}))
@@ -163,7 +162,7 @@ def why(
     Every worker that was considered, with its verdict and the reason: now while it waits, later as it was when the job
     was placed.
     """
-    with _grid(url, api_key, config) as grid:
+    with service(url, api_key, config) as grid:
         told = grid.why(job_id)
     if as_json:
         print_json(told.document)
@@ -206,20 +205,6 @@ def purge(
         print_json({"client_id": client, "jobs": purged.jobs, "usage": purged.usage})
     else:
         say(f"deleted {purged.jobs} jobs and {purged.usage} records of usage of client {client!r}")
-
-
-def _grid(url: str | None, api_key: str | None, config: Path | None) -> GridClient:
-    """The SDK, for the service that is named or configured."""
-    from ..client import GridClient
-
-    values = settings(config)
-    return GridClient(
-        url or values.server.url,
-        api_key or values.api.key or "",
-        timeout=values.server.timeout,
-        retry_for=PATIENCE,
-        verify=values.server.verify_ssl,
-    )
 
 
 def _params(text: str) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from .values import Event, Job, JobPage, Queue, Submitted, Why
 
 T = TypeVar("T")
 API = "/api/v1"
+DEPLOYMENTS = f"{API}/admin/deployments"
 IDLE = 40.0
 """Seconds of silence after which a stream of events counts as broken: the service says something every 15."""
 HELD = 20.0
@@ -232,6 +233,39 @@ class Calls:
     async def queue(self, *, region: str | None = None) -> Queue:
         """What waits, and how long it would take."""
         return Queue.of(await self._asking.ask("GET", f"{API}/queue/stats", params=_given({"region": region})))
+
+    # which language models are served: for administrators
+
+    async def deploy(self, /, model: str, **wanted: Any) -> dict[str, Any]:
+        """Have a language model served: ``replicas=2, stages=3, region="oceania"``, see docs/deployments.md.
+
+        The document of the deployment, at once; `deployment` tells how far it is. Raises Refused with the code
+        ``already_deployed`` for one that is there: `change_deployment` changes it.
+        """
+        made: dict[str, Any] = await self._asking.ask("POST", DEPLOYMENTS, json={"model": model, **wanted})
+        return made
+
+    async def deployment(self, model: str) -> dict[str, Any]:
+        """One deployment: what is wanted, and how it stands."""
+        found: dict[str, Any] = await self._asking.ask("GET", f"{DEPLOYMENTS}/{quote(model)}")
+        return found
+
+    async def deployments(self) -> dict[str, Any]:
+        """All deployments, and which process of the grid serves them."""
+        found: dict[str, Any] = await self._asking.ask("GET", DEPLOYMENTS)
+        return found
+
+    async def change_deployment(self, /, model: str, *, version: int | None = None, **wanted: Any) -> dict[str, Any]:
+        """Want something else of a deployment; what is not named stays. `version`: only if it is at this one."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        path = f"{DEPLOYMENTS}/{quote(model)}"
+        changed: dict[str, Any] = await self._asking.ask("PATCH", path, json=wanted, headers=headers)
+        return changed
+
+    async def undeploy(self, model: str) -> dict[str, Any]:
+        """Have a language model served no more; its answers that are under way end with an error."""
+        ended: dict[str, Any] = await self._asking.ask("DELETE", f"{DEPLOYMENTS}/{quote(model)}")
+        return ended
 
     # how it is done
 

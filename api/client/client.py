@@ -36,6 +36,11 @@ class _Client:
     jobs = call(Calls.jobs)
     why = call(Calls.why)
     queue = call(Calls.queue)
+    deploy = call(Calls.deploy)
+    deployment = call(Calls.deployment)
+    deployments = call(Calls.deployments)
+    change_deployment = call(Calls.change_deployment)
+    undeploy = call(Calls.undeploy)
 
 
 class GridClient(_Client):

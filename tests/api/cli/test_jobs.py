@@ -41,7 +41,7 @@ def service(store, monkeypatch):
 
 
 def test_nobody_there(idlegrid, monkeypatch):
-    monkeypatch.setattr("idlegrid.api.cli.jobs.PATIENCE", 0.05)
+    monkeypatch.setattr("idlegrid.api.cli.service.PATIENCE", 0.05)
     done = idlegrid("jobs", "ls", "--url", "http://127.0.0.1:1")
     assert done.code == 1
     assert done.err.startswith("error: http://127.0.0.1:1 could not be used")
