@@ -34,7 +34,7 @@ def deployments(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show the deployed language models and who holds which blocks.
+    """Show the deployed models, and who holds which blocks.
 
     Rows are workers, columns are blocks.
     """
