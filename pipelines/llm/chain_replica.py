@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError as TaskCancelled
@@ -25,13 +26,15 @@ from .link import GridLink
 from .live_stage import LiveStage, StageLost
 from .model_shape import NoShape
 from .reconcile import Patience
-from .replica import AGAIN, ReplicaEnded
+from .replica import AGAIN, ReplicaEnded, end
 from .staging import Staging, Uncovered, holes
 
 logger = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at the donors of the stages."""
+PROBE = 2.0
+"""Seconds that a stage has to answer when its chain says that it is lost."""
 IMPROVE = 30.0
 """Seconds between two looks for a better cut."""
 TRIES = 3
@@ -63,6 +66,8 @@ class ChainReplica:
         self._lead: LiveStage | None = None
         self._version, self._asked, self._failures = 0, 0, 0
         self._arranged: Sequence[LiveStage] = ()
+        self._doubted: frozenset[LiveStage] = frozenset()
+        """What the chain had lost, it said, the last time."""
         self._looked = self._improved = time.monotonic()
         self._wake = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -118,8 +123,7 @@ class ChainReplica:
 
     async def retire(self) -> None:
         """End it and give all places back, as far as the workers still answer. Idempotent."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         self._enter(Phase.ENDED)
         stages, self._stages = self._stages, []
         # who leads first: readers are told to go on elsewhere before their stages are gone
@@ -136,8 +140,8 @@ class ChainReplica:
             await self._assemble()
             while True:
                 await self._attend()
-        except ReplicaEnded as end:
-            why = str(end)
+        except ReplicaEnded as error:
+            why = str(error)
         except Exception as error:
             logger.exception("chain %d of %s failed", self.epoch, self._deployment.model)
             why = f"{type(error).__name__}: {error}"
@@ -157,7 +161,7 @@ class ChainReplica:
                 self._stages = await self._staging.cover(None, frozenset())
             except Uncovered as error:
                 self._say(str(error))
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(LOOK * random.uniform(0.5, 1.5))  # noqa: S311 - others may wait for the same donors
             else:
                 self._enter(Phase.LOADING)
                 return
@@ -167,9 +171,10 @@ class ChainReplica:
         if self._lead is None:
             await self._connect()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), LOOK)
+            async with asyncio.timeout(LOOK):
+                await self._wake.wait()
         self._wake.clear()
-        lost = {**await self._lead_lost(), **self._asked_for(), **await self._silent()}
+        lost = {**await self._lead_lost(), **await self._asked_for(), **await self._silent()}
         if lost:
             await self._repair(lost)
         elif leaving := [one for one in self._stages if self._leaves(one)]:
@@ -199,14 +204,20 @@ class ChainReplica:
             return {lead: f"{channel.lost}; {error}"}
         return {}
 
-    def _asked_for(self) -> Mapping[LiveStage, str]:
-        """What the chain itself says it has lost."""
+    async def _asked_for(self) -> Mapping[LiveStage, str]:
+        """What the chain itself says it has lost. A stage that was only silent, and answers us, gets another chance."""
         wanted = self._wanted()
         if wanted is None or wanted.number <= self._asked:
             return {}
         self._asked = wanted.number
-        lost = [self._arranged[index] for index in wanted.lost] if wanted.version == self._version else []
-        return {one: wanted.why for one in lost if one in self._stages}
+        named = [self._arranged[index] for index in wanted.lost] if wanted.version == self._version else []
+        asked = [one for one in named if one in self._stages]
+        ends = await asyncio.gather(*(one.look(PROBE) for one in asked), return_exceptions=True)
+        lost = [one for one, end in zip(asked, ends, strict=True) if end is not None or one in self._doubted]
+        self._doubted = frozenset(asked)
+        if not lost:
+            await self._connect()
+        return dict.fromkeys(lost, wanted.why)
 
     def _wanted(self) -> Wanted | None:
         wire = self.channel.status.wants if self.channel is not None and self.channel.lost is None else None
@@ -219,7 +230,7 @@ class ChainReplica:
             return {}
         self._looked = now
         stages = list(self._stages)
-        ends = await asyncio.gather(*(one.look() for one in stages), return_exceptions=True)
+        ends = await asyncio.gather(*(one.look(self._patience.silence) for one in stages), return_exceptions=True)
         return {one: str(end) for one, end in zip(stages, ends, strict=True) if isinstance(end, StageLost)}
 
     async def _repair(self, lost: Mapping[LiveStage, str]) -> None:

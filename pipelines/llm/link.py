@@ -53,14 +53,14 @@ class GridLink:
     async def ask(self, what: str, **said: Any) -> dict[str, Any]:
         """Ask the scheduler one thing, by the name of its handler. Raises OSError (as NoScheduler) or TimeoutError."""
         client = await self.client()
-        answer: dict[str, Any] = await asyncio.wait_for(getattr(client.scheduler, what)(**said), PATIENCE)
+        async with asyncio.timeout(PATIENCE):  # `wait_for` may swallow that we are cancelled (before Python 3.12)
+            answer: dict[str, Any] = await getattr(client.scheduler, what)(**said)
         return answer
 
     async def why(self, key: str) -> str:
         """Why a task waits, in the grid's own words; empty when it can't be asked."""
         try:
-            client = await self.client()
-            answer: dict[str, Any] | None = await asyncio.wait_for(client.scheduler.grid_why(key=key), PATIENCE)
+            answer: dict[str, Any] | None = await self.ask("grid_why", key=key)
         except (OSError, TimeoutError):
             return ""
         return str(answer["summary"]) if answer else "the scheduler runs without the grid's rules"

@@ -23,8 +23,19 @@ GOODBYE = 5.0
 """Seconds that a worker has to stop a stage when it is asked to; what it has not done then, Dask's release does."""
 
 
+FAIR = 0.5
+"""Seconds between two questions whether the donor has taken the stage, or somebody else was first."""
+
+GONE = 0.2
+"""Seconds between two looks whether Dask has given the actor up."""
+
+
 class StageLost(Exception):
     """The stage is not there any more, or never came; the message says why."""
+
+
+class StageRefused(StageLost):
+    """The donor doesn't take the stage now, though it would have a moment ago: somebody else was first."""
 
 
 class LiveStage:
@@ -73,21 +84,34 @@ class LiveStage:
                     allow_other_workers=False,
                 )
             with client.as_current():  # an actor's handle takes whatever client is current, and fails where none is
-                async with asyncio.timeout(self._patience.start):
-                    self._actor = await self._future
+                self._actor = await self._taken(self._future)
                 self.phase = Phase.LOADING
                 loading = self._actor.begin()
-        except TimeoutError:
-            why = await self._link.why(self._key)
-            raise StageLost(f"{self}: it didn't begin within {self._patience.start:g} s ({why})") from None
         except (OSError, TaskCancelled, RuntimeError) as error:
             raise StageLost(f"{self}: {error or type(error).__name__}") from error
         self._member = await self._within(loading, self._patience.load)
         self.phase = Phase.READY
 
-    async def look(self) -> None:
+    async def _taken(self, future: Future) -> Any:
+        """The actor, when the donor has it. Nobody waits for a slot: there may be others elsewhere."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience.start
+        task = asyncio.ensure_future(future)
+        try:
+            while not (await asyncio.wait([task], timeout=FAIR))[0]:
+                with contextlib.suppress(OSError, TimeoutError):
+                    told = await self._link.ask("grid_why", key=self._key)
+                    if told["state"] == "no-worker":
+                        raise StageRefused(f"{self}: {told['summary']}")
+                if loop.time() > until:
+                    raise StageLost(f"{self}: it didn't begin within {self._patience.start:g} s")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def look(self, within: float) -> None:
         """Ask how its donor is. Raises StageLost when it isn't there or says nothing."""
-        self.standing = await self.call("standing", within=self._patience.silence)
+        self.standing = await self.call("standing", within=within)
 
     async def call(self, method: str, *args: Any, within: float) -> Any:
         """Ask the actor. Raises StageLost."""
@@ -100,14 +124,23 @@ class LiveStage:
         return await self._within(asked, within)
 
     async def _within(self, asked: Any, seconds: float) -> Any:
+        """The answer. A call to a worker that is gone would hang for half a minute: Dask knows sooner, by the actor."""
+        task = asyncio.ensure_future(asked)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         try:
-            return await asyncio.wait_for(asked, seconds)
-        except TimeoutError:
-            raise StageLost(f"{self}: no answer within {seconds:g} s") from None
-        except asyncio.CancelledError:
+            while not (await asyncio.wait([task], timeout=min(GONE, max(0.0, until - loop.time()))))[0]:
+                if self._future is not None and self._future.status not in ("finished", "pending"):
+                    raise StageLost(f"{self}: its worker is gone")
+                if loop.time() >= until:
+                    raise StageLost(f"{self}: no answer within {seconds:g} s")
+            return task.result()
+        except (StageLost, asyncio.CancelledError):
             raise
         except Exception as error:
             raise StageLost(f"{self}: {error or type(error).__name__}") from error
+        finally:
+            task.cancel()
 
     async def release(self) -> None:
         """End it and give its place back, as far as its worker still answers. Idempotent."""
@@ -115,7 +148,7 @@ class LiveStage:
         actor, self._actor = self._actor, None
         if actor is not None:
             with contextlib.suppress(Exception):  # a dead worker says so in many ways
-                await asyncio.wait_for(actor.stop(), GOODBYE)
+                await self._within(actor.stop(), GOODBYE)
         del actor
         future, self._future = self._future, None
         if future is not None:

@@ -110,13 +110,13 @@ class LiveReplica:
 
     async def retire(self) -> None:
         """End it and give its place back, as far as its worker still answers. Idempotent."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
         self._enter(Phase.ENDED)
         actor, self._actor = self._actor, None
         if actor is not None:
             with contextlib.suppress(Exception):  # a dead worker says so in many ways
-                await asyncio.wait_for(actor.stop(), GOODBYE)
+                async with asyncio.timeout(GOODBYE):
+                    await actor.stop()
         if self.channel is not None:
             await self.channel.close()
         future, self._future = self._future, None
@@ -133,8 +133,8 @@ class LiveReplica:
             placed = await self._place()
             await self._load(placed)
             await self._serve(placed)
-        except ReplicaEnded as end:
-            why = str(end)
+        except ReplicaEnded as error:
+            why = str(error)
         except (NoScheduler, ChannelLost) as error:
             why = str(error)
         except (OSError, TimeoutError, TaskCancelled, RuntimeError) as error:  # Dask's ways to say: the worker is gone
@@ -155,7 +155,8 @@ class LiveReplica:
             self._actor = await self._future
             starting = self._actor.start()
         try:
-            placed: Placed = await asyncio.wait_for(starting, self._patience.start)
+            async with asyncio.timeout(self._patience.start):
+                placed: Placed = await starting
         except TimeoutError:
             raise ReplicaEnded(f"the worker did not begin within {self._patience.start:g} s") from None
         self._donor_id, self._why = placed.donor_id or placed.worker, ""
@@ -217,3 +218,10 @@ class LiveReplica:
             return
         self._phase, self._since = phase, time.monotonic()
         self._changed()
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel it, and wait. Before Python 3.12, `asyncio.wait_for`, which Dask uses, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)

@@ -18,7 +18,7 @@ from .chain_plan import Cut, Part, Split, better, cut
 from .deployment import Deployment
 from .donor_facts import Facts, facts
 from .link import GridLink
-from .live_stage import LiveStage, StageLost
+from .live_stage import LiveStage, StageLost, StageRefused
 from .model_shape import Sizes, configuration, sizes_of
 from .reconcile import Patience
 
@@ -122,7 +122,9 @@ class Staging:
         finally:
             self.coming = [one for one in self.coming if one not in stages]
         for stage, end in zip(stages, ends, strict=True):
-            if isinstance(end, StageLost):
+            if isinstance(end, StageRefused):
+                self._failed = str(end)
+            elif isinstance(end, StageLost):
                 self.shun(stage.donor_id, str(end))
             if end is not None:
                 await stage.release()

@@ -1,47 +1,80 @@
 """Models in stages, served from real worker processes: the tokens of the whole model, whoever comes, leaves or dies."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from chain_grid import CALM, LAYERS, MODEL, ChainGrid, split
-from serving_helpers import Reader, a_request, ready
+from distributed import Client
+from serving_helpers import Reader, a_request, ready, until
 
 from idlegrid.actors.llm.request import FinishReason, Sampling
+from idlegrid.actors.serving.engines import make_engine
+from idlegrid.pipelines.llm import chain_replica
 from idlegrid.pipelines.llm.deployment import Phase
+from idlegrid.pipelines.llm.router import NoReplica
 from idlegrid.pipelines.llm.service import LlmService
 
 pytestmark = pytest.mark.slow
 PROMPT = tuple(range(20, 50))
-LONG = 150
+LONG = 220
 
 
 @pytest.fixture(scope="module")
 def grid():
-    with ChainGrid() as grid:
-        grid.join(*"abcd")
+    with ChainGrid() as grid, ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(grid.join, *"abcd")  # while this process computes what is right
         yield grid
+        joining.result()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """A test is shorter than an evening: donors are asked more often how they are."""
+    monkeypatch.setattr(chain_replica, "LOOK", 0.1)
 
 
 @pytest.fixture(scope="module")
 def right():
-    """The first tokens that the whole model gives after `PROMPT`."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    """The tokens that the whole model gives, in one process and one stage."""
+    return asyncio.run(undisturbed())
 
-    from idlegrid.actors.models import resolve
+
+async def undisturbed():
+    import torch
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(resolve(MODEL), dtype=torch.float32).eval()
-    ids = torch.tensor([PROMPT])
-    stops = {"eos_token_id": None, "pad_token_id": 0, "max_new_tokens": LONG, "do_sample": False}
-    return model.generate(ids, attention_mask=torch.ones_like(ids), **stops)[0, len(PROMPT) :].tolist()
+    engine = make_engine(split().spec())
+    await engine.start()
+    try:
+        said = {
+            request.id: [token async for event in await engine.submit(request) for token in getattr(event, "ids", ())]
+            for request in (greedy("greedy"), drawing("drawn"))
+        }
+    finally:
+        await engine.close()
+    assert len(said["drawn"]) == LONG
+    assert len(set(said["drawn"])) > 40, "who draws from wrong logits is found out"
+    return said
 
 
-def greedy(id_, n=LONG):
-    return a_request(id_, n, prompt=PROMPT, sampling=Sampling(max_tokens=n, temperature=0, ignore_eos=True))
+def greedy(id_):
+    return a_request(id_, prompt=PROMPT, sampling=Sampling(max_tokens=40, temperature=0, ignore_eos=True))
+
+
+def drawing(id_):
+    sampling = Sampling(max_tokens=LONG, temperature=1.5, top_p=0.98, seed=5, ignore_eos=True)
+    return a_request(id_, prompt=PROMPT, sampling=sampling)
 
 
 def held(service):
     """Layers by donor."""
     return {one.donor_id: one.layers for one in service._models[MODEL].supervisor.replicas()[0].held(None)}
+
+
+async def control(grid, donor, action):
+    async with Client(grid.scheduler.address, asynchronous=True) as client:
+        await client.scheduler.grid_control(donor=donor, action=action)
 
 
 async def served(service):
@@ -61,9 +94,97 @@ async def test_two_and_three_stages_give_the_tokens_of_the_whole_model_and_leave
             assert {one.phase for one in told.coverage} == {Phase.READY}
             assert (told.num_layers, told.ready, told.why) == (LAYERS, 1, "")
             assert sum(grid.running().values()) == stages
-            readers = [Reader(service, greedy(f"{stages}.{number}", 40), MODEL) for number in range(3)]
-            for reader in readers:
+            readers = [Reader(service, greedy(f"{stages}.{number}"), MODEL) for number in range(3)]
+            drawn = Reader(service, drawing(f"{stages}"), MODEL)
+            for reader in (*readers, drawn):
                 assert (await reader.ended()).reason is FinishReason.LENGTH
-                assert reader.tokens == right[:40]
+            assert [reader.tokens for reader in readers] == [right["greedy"]] * 3
+            assert drawn.tokens == right["drawn"]
             await service.withdraw(MODEL)
             await grid.idle()
+
+
+async def test_a_stage_that_is_killed_in_mid_answer_makes_a_pause_and_nothing_else(grid, right):
+    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM) as service:
+        await ready(service, 1, MODEL)
+        before = held(service)
+        victim = next(donor for donor, layers in before.items() if layers == range(2, 4))
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.kill(victim)
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == right["drawn"]
+        assert len(set(reader.taken_by)) == 1, "its lead stayed"
+        after = held(service)
+        assert set(after.values()) == set(before.values())
+        assert {donor: layers for donor, layers in after.items() if donor in before} == {
+            donor: layers for donor, layers in before.items() if donor != victim
+        }
+        grid.join(victim)
+        await grid.whole(*"abcd")
+        assert (await served(service)).losses == 0
+    await grid.idle()
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+async def test_a_stage_whose_donor_drains_is_moved_before_it_leaves(which, grid, right):
+    """The last one leads: its readers go on at the next lead."""
+    await grid.whole(*"abcd")
+    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM) as service:
+        await ready(service, 1, MODEL)
+        before = held(service)
+        layers = range(2) if which == "first" else range(4, 6)
+        leaver = next(donor for donor, its in before.items() if its == layers)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        await control(grid, leaver, "drain")
+        try:
+            await until(lambda: leaver not in held(service))
+            await until(lambda: not grid.running()[leaver])
+            assert not reader.done.done(), "it was moved in mid-answer"
+            assert (await reader.ended()).reason is FinishReason.LENGTH
+            assert reader.tokens == right["drawn"]
+            replica = service._models[MODEL].supervisor.replicas()[0]
+            assert (replica.moves, len(held(service))) == (1, 3)
+            assert (await served(service)).losses == (0 if which == "first" else 1)
+        finally:
+            await control(grid, leaver, "resume")
+    await grid.idle()
+
+
+async def test_what_nobody_can_hold_is_said_with_the_layers_and_the_memory_and_comes_when_it_can(grid):
+    async with LlmService(grid.scheduler.address, patience=CALM, wait=1) as service:
+        for donor in "ab":
+            await control(grid, donor, "pause")
+        service.deploy(split(3))
+        with pytest.raises(NoReplica, match=r"3 stages are wanted, each on a donor of its own, and 2 may take one now"):
+            await Reader(service, drawing("r"), MODEL).done
+        await service.withdraw(MODEL)
+        service.deploy(split(0, options={"num_blocks": 60000}))  # keys and values of 35 GB
+        with pytest.raises(NoReplica, match=r"layers 0-5 of 0-5 have no holder; 26\.\d+ GB of free donor memory more"):
+            await Reader(service, drawing("r"), MODEL).done
+        await service.withdraw(MODEL)
+        service.deploy(split(3))
+        for donor in "ab":
+            await control(grid, donor, "resume")
+        await ready(service, 1, MODEL)
+    await grid.idle()
+
+
+async def test_two_services_on_one_grid_keep_out_of_each_others_way(grid, right):
+    async with (
+        LlmService(grid.scheduler.address, [split(2)], patience=CALM) as one,
+        LlmService(grid.scheduler.address, [split(layers=((0, 5), (5, 6)))], patience=CALM) as two,
+    ):
+        await asyncio.gather(ready(one, 1, MODEL), ready(two, 1, MODEL))
+        assert not set(held(one)) & set(held(two))
+        assert sorted(held(two).values(), key=len) == [range(5, 6), range(5)]
+        readers = [Reader(service, greedy("r"), MODEL) for service in (one, two)]
+        for reader in readers:
+            await reader.ended()
+            assert reader.tokens == right["greedy"]
+        await two.withdraw(MODEL)
+        again = Reader(one, greedy("s"), MODEL)
+        await again.ended()
+        assert again.tokens == right["greedy"]
+    await grid.idle()
