@@ -2,6 +2,7 @@
 
 from ..job_rules import Stale
 from .audit import AuditStore, By
+from .batches import BatchPart, BatchRecord, BatchStore, NotCancellable
 from .beats import NotProved
 from .credentials import BadRefreshToken, CredentialStore, TooManyWorkers
 from .deployments import SERVING, AlreadyDeployed, DeploymentRecord, DeploymentStore
@@ -22,6 +23,7 @@ from .donors import DonorStore, VersionConflict
 from .enrolments import BadEnrolment, EnrolmentStore
 from .errors import IdempotencyConflict, QueueFull, StoreUnavailable
 from .events import EventStore
+from .files import FileRecord, FileStore, NewFile
 from .jobs import JobStore
 from .keys import KeyStore
 from .leases import Lease, LeaseStore
@@ -56,6 +58,9 @@ __all__ = [
     "AuditStore",
     "BadEnrolment",
     "BadRefreshToken",
+    "BatchPart",
+    "BatchRecord",
+    "BatchStore",
     "Beat",
     "By",
     "Claim",
@@ -68,14 +73,18 @@ __all__ = [
     "EnrolmentStore",
     "Event",
     "EventStore",
+    "FileRecord",
+    "FileStore",
     "IdempotencyConflict",
     "JobStore",
     "KeyStore",
     "Lease",
     "LeaseStore",
+    "NewFile",
     "NewJob",
     "NewWorker",
     "NonceStore",
+    "NotCancellable",
     "NotProved",
     "Page",
     "Placement",

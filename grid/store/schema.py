@@ -295,3 +295,53 @@ leases = Table(  # of processes, for what only one may do
     Column("fence", BigInteger, nullable=False),  # grows with each other holder
     Column("until", BigInteger, nullable=False),
 )
+
+files = Table(  # of clients; their content lies in a folder
+    "files",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("client_id", NAME, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("purpose", NAME, nullable=False),
+    Column("sha256", NAME, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+)
+Index("ix_files_client", files.c.client_id, files.c.created_at, files.c.id)
+Index("ix_files_expires", files.c.expires_at)
+
+batches = Table(  # of requests in a file
+    "batches",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("client_id", NAME, nullable=False),
+    Column("endpoint", NAME, nullable=False),
+    Column("input_file_id", NAME, nullable=False),  # no foreign key: the client may delete it
+    Column("status", NAME, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("instants", Text, nullable=False),  # status → when it came to it
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("output_file_id", NAME),
+    Column("error_file_id", NAME),
+    Column("errors", Text),  # why the input can't be used
+    Column("metadata", Text),  # the client's own
+    Column("fence", BigInteger, nullable=False),  # raised at every claim
+    Column("holder", NAME),
+    Column("lease_until", BigInteger, nullable=False),
+)
+Index("ix_batches_client", batches.c.client_id, batches.c.created_at, batches.c.id)
+Index("ix_batches_status", batches.c.status, batches.c.created_at)
+
+batch_parts = Table(  # of a batch's lines, those that are computed
+    "batch_parts",
+    metadata,
+    Column("batch_id", NAME, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("fence", BigInteger, nullable=False),  # of whose files count
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+)

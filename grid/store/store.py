@@ -8,6 +8,7 @@ from typing import Self
 
 from ..vault import Vault
 from .audit import AuditStore, By
+from .batches import BatchStore
 from .credentials import CredentialStore
 from .database import Database, make_folder, parsed_url
 from .deployments import DeploymentStore
@@ -15,6 +16,7 @@ from .donors import DonorStore
 from .enrolments import EnrolmentStore
 from .errors import StoreUnavailable
 from .events import EventStore
+from .files import FileStore
 from .jobs import JobStore
 from .keys import KeyStore
 from .leases import LeaseStore
@@ -45,6 +47,8 @@ class Store:
         self.audit = AuditStore(database)
         self.deployments = DeploymentStore(database)
         self.leases = LeaseStore(database)
+        self.files = FileStore(database)
+        self.batches = BatchStore(database)
 
     def upgrade(self) -> None:
         """Bring the database to this version's schema. Several processes may do it at once. Raises StoreUnavailable."""
