@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from distributed.core import rpc
 
+from ..grid.certificate_files import NoCertificate
 from ..grid.donors import Donor
 from ..scheduler_plugins.machine import VARIABLE as DONOR
 from ..scheduler_plugins.machine import to_variable
+from ..scheduler_plugins.security import VARIABLE as CERTIFICATE
+from ..scheduler_plugins.security import worker_security
 from .links import PATIENCE, unreachable
 from .local import ONE_THREAD
 from .supervision import Part, Supervised
+from .tls import via
 
 DRAIN_POLL = 0.2
 """Seconds between two looks at what a leaving worker still runs."""
@@ -23,15 +28,18 @@ PARTING = 20.0
 """Seconds that a worker has to leave on top of what its running work gets."""
 
 
-async def serve_worker(address: str, donor: Donor, stop: asyncio.Event, *, drain_timeout: float) -> None:
+async def serve_worker(
+    address: str, donor: Donor, stop: asyncio.Event, *, drain_timeout: float, certificate: Path | None = None
+) -> None:
     """One worker process for the scheduler at `address`, until `stop`: then it finishes what runs, and leaves.
 
     A worker that ends is started again, whatever its exit code; a scheduler that goes away is waited for. After
-    `drain_timeout` seconds it leaves even if something still runs. Raises ConnectionError when no scheduler answers at
-    first.
+    `drain_timeout` seconds it leaves even if something still runs. `certificate`: its file, for a scheduler with TLS.
+    Raises ConnectionError when no scheduler answers at first.
     """
-    await find(address)
-    part = worker_part(address, donor, drain_timeout=drain_timeout, quiet=False)
+    await find(address, certificate=certificate)
+    environment = {} if certificate is None else {CERTIFICATE: str(certificate)}
+    part = worker_part(address, donor, drain_timeout=drain_timeout, environment=environment, quiet=False)
     await Supervised(part).run(stop)
 
 
@@ -95,11 +103,16 @@ def worker_part(
     )
 
 
-async def find(address: str, patience: float = PATIENCE) -> None:
-    """Return when a scheduler answers at `address`; raises ConnectionError after `patience` seconds."""
+async def find(address: str, patience: float = PATIENCE, certificate: Path | None = None) -> None:
+    """Return when a scheduler answers at `address`; raises ConnectionError after `patience` seconds, and at once
+    without a certificate for it (`worker_security`).
+    """
     try:
-        async with asyncio.timeout(patience), rpc(address) as scheduler:
+        shown = via(worker_security(address, certificate))
+        async with asyncio.timeout(patience), rpc(address, **shown) as scheduler:
             await scheduler.identity(n_workers=0)
+    except NoCertificate as error:
+        raise ConnectionError(f"{address} can't be connected to: {error}") from None
     except (OSError, TimeoutError, ValueError) as error:
         raise unreachable(address, patience, error) from None
 
@@ -126,7 +139,7 @@ async def first_of(*things: Awaitable[Any]) -> None:
 
 async def leave(address: str, donor_id: str, worker: str, *, patience: float) -> None:
     """Have nothing more sent, wait until nothing runs (at most `patience` s), then retire the worker."""
-    async with rpc(address) as scheduler:
+    async with rpc(address, **via(worker_security(address))) as scheduler:
         with contextlib.suppress(TimeoutError, OSError):
             async with asyncio.timeout(patience):
                 await scheduler.grid_control(donor=donor_id, action="drain")

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 
 from ..grid.config import Settings
+from ..grid.peers import Role
 from ..grid.secret import load_secret
 from ..pipelines.dispatch.dispatcher import Dispatcher, Terms
 from .signals import Say
 from .storing import opened
+from .tls import kept_fresh, speak_as
 
 HUNG = 60.0
 """Seconds without a step after which the process ends, with its stacks on standard error. Nothing is lost by that."""
@@ -24,7 +26,8 @@ EX_TEMPFAIL = 75
 
 async def serve_dispatcher(address: str, settings: Settings, stop: asyncio.Event, say: Say) -> None:
     """Dispatch for the grid at `address` until `stop`. Raises CannotStart, BadSecret."""
-    async with opened(settings, stop) as store:
+    speak_as(Role.API, settings)
+    async with opened(settings, stop) as store, kept_fresh(settings, (Role.API, Role.API)):
         if store is None:
             return
         terms = Terms(

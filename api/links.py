@@ -6,21 +6,31 @@ from typing import Any
 
 from distributed import Client
 from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.core import FatalCommClosedError
 from distributed.comm.registry import get_backend
 from distributed.utils import format_dashboard_link
+
+from ..grid.certificate_files import NoCertificate
+from ..grid.config import Settings
+from ..grid.peers import Role
+from .tls import speak_as
 
 PATIENCE = 5.0
 """Seconds that a scheduler has to answer."""
 
 
-def connect(address: str, *, timeout: float = PATIENCE, **options: Any) -> Client:
+def connect(address: str, *, timeout: float = PATIENCE, settings: Settings | None = None, **options: Any) -> Client:
     """A Dask client of the scheduler at `address`; `options` are Client's. Raises ConnectionError: nobody answers.
 
-    With `asynchronous=True` the client comes unconnected: enter it, or await it.
+    With `asynchronous=True` the client comes unconnected: enter it, or await it. `settings` say where the certificates
+    for a ``tls://`` address lie; None: they are loaded if that is to be known.
     """
+    speak_as(Role.CLIENT, settings)
     try:
         _check(address)  # before there is a client: one that fails so early can be waited for without end
         return Client(address, timeout=timeout, **options)
+    except NoCertificate as error:
+        raise ConnectionError(f"{address} can't be connected to: {error}") from None
     except (OSError, TimeoutError, ValueError) as error:
         raise unreachable(address, timeout, error) from None
 
@@ -37,6 +47,11 @@ def unreachable(address: str, timeout: float, error: Exception) -> ConnectionErr
     """What it means that a client could not be connected."""
     if isinstance(error, ValueError):
         return ConnectionError(f"{address!r} is not the address of a scheduler ({error}); it is like tcp://host:8786")
+    if isinstance(error, FatalCommClosedError):
+        return ConnectionError(
+            f"what answers at {address} has no certificate of the CA that is known here, or refuses this machine's; make "
+            "one with `idlegrid admin certificate` where the grid runs"
+        )
     return ConnectionError(
         f"no grid answers at {address} within {timeout:g} s; start one with `idlegrid up`, or name the address of "
         "one that runs"

@@ -88,7 +88,7 @@ def local_cluster(
     try:
         return SpecCluster(
             workers={
-                f"local-{index}": _worker(index, region, settings, host, crew.gpus, crew.memory_limit)
+                local_name(index): _worker(index, region, settings, host, crew.gpus, crew.memory_limit)
                 for index, region in enumerate(crew.regions)
             },
             scheduler=_scheduler(host, scheduler_port, dashboard_address),
@@ -146,10 +146,15 @@ def _scheduler(host: str, port: int, dashboard_address: str | None) -> dict[str,
     return {"cls": GridScheduler, "options": options}
 
 
+def local_name(index: int) -> str:
+    """Name of worker number `index` of a grid on this machine."""
+    return f"local-{index}"
+
+
 def local_donor_of(index: int, region: str, settings: Settings) -> Donor:
     """The donor that worker number `index` of a grid on this machine is."""
     gpu_model, gpu_memory_gb, gpu_count = visible_gpu()
-    name = f"local-{index}"
+    name = local_name(index)
     donor = settings.to_donor(
         id=name,
         gpu_model=gpu_model,

@@ -10,6 +10,7 @@ from distributed.core import rpc
 
 from ..grid.jobs import Ask
 from .http.oracle import Silent
+from .tls import own_security, via
 
 PATIENCE = 3.0
 """Seconds that the scheduler has to answer."""
@@ -47,7 +48,7 @@ class SchedulerOracle:
 
     async def _ask(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         if self._rpc is None:
-            self._rpc = rpc(self._address)
+            self._rpc = rpc(self._address, **via(own_security(self._address)))
         try:
             async with asyncio.timeout(PATIENCE):
                 answer: Mapping[str, Any] | None = await getattr(self._rpc, operation)(**arguments)

@@ -7,20 +7,33 @@ import logging
 
 from ..grid.config import Settings
 from ..grid.config.service import Scheduler as Place
+from ..grid.peers import Role
 from ..scheduler_plugins.scheduler import GridScheduler
 from .links import page_at
 from .ports import check_free, obstacle
 from .signals import Say
+from .tls import kept_fresh, scheme_of, security_for
 
 
 async def serve_scheduler(settings: Settings, stop: asyncio.Event, say: Say) -> None:
-    """A scheduler with our plugins, until `stop`. Raises CannotStart when its port is taken."""
+    """A scheduler with our plugins, until `stop`. Raises CannotStart when its port is taken,
+    NoCertificate when TLS is wanted and there is none.
+    """
     place = settings.scheduler
     check_free(place.host, place.port, "--port or IDLEGRID_SCHEDULER_PORT")
     logging.getLogger("distributed.scheduler").addFilter(_is_news)
-    async with GridScheduler(
-        host=place.host, port=place.port, dashboard=True, dashboard_address=_dashboard_address(place, say)
-    ) as scheduler:
+    security = security_for(scheme_of(settings), Role.SCHEDULER, settings)
+    async with (
+        kept_fresh(settings, (Role.SCHEDULER, Role.SCHEDULER)),
+        GridScheduler(
+            host=place.host,
+            port=place.port,
+            protocol=scheme_of(settings),
+            security=security,
+            dashboard=True,
+            dashboard_address=_dashboard_address(place, say),
+        ) as scheduler,
+    ):
         say(f"scheduler at {scheduler.address}")
         say(f"page      at {page_at(scheduler)}")
         await stop.wait()

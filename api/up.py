@@ -15,12 +15,15 @@ from distributed.core import rpc
 from distributed.utils import format_dashboard_link
 
 from ..grid.config import Settings
+from ..grid.peers import Role
+from ..scheduler_plugins.security import VARIABLE as CERTIFICATE
 from .agent import worker_part
 from .links import page_of
-from .local import Crew, local_donor_of, worker_environment
+from .local import Crew, local_donor_of, local_name, worker_environment
 from .ports import CannotStart, Reserved, obstacle
 from .signals import Say
 from .supervision import Part, Supervised, run_all
+from .tls import SCHEME, certificate, kept_fresh, own_security, scheme_of, speak_as, via
 
 READY_WITHIN = 180.0
 """Seconds that all parts have to answer for the first time."""
@@ -36,11 +39,13 @@ class Places:
     scheduler: Reserved
     dashboard: Reserved
     api: Reserved
+    scheme: str = "tcp://"
+    """Of the Dask network."""
 
     @property
     def address(self) -> str:
         """Of the scheduler."""
-        return f"tcp://{self.scheduler.host}:{self.scheduler.port}"
+        return f"{self.scheme}{self.scheduler.host}:{self.scheduler.port}"
 
     @property
     def url(self) -> str:
@@ -55,6 +60,7 @@ class Places:
             "IDLEGRID_SCHEDULER_PORT": str(self.scheduler.port),
             "IDLEGRID_SCHEDULER_DASHBOARD_PORT": str(self.dashboard.port),
             "IDLEGRID_API_PORT": str(self.api.port),
+            "IDLEGRID_SCHEDULER_TLS": str(self.scheme == SCHEME),
         }
 
     def close(self) -> None:
@@ -72,7 +78,8 @@ def reserve(settings: Settings, say: Say) -> Places:
     if obstacle(place.host, port) is not None:
         say(f"port {port} is taken, so the page is at another one")
         port = 0
-    return Places(scheduler, Reserved(place.host, port, "IDLEGRID_SCHEDULER_DASHBOARD_PORT"), api)
+    dashboard = Reserved(place.host, port, "IDLEGRID_SCHEDULER_DASHBOARD_PORT")
+    return Places(scheduler, dashboard, api, scheme_of(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def parts(
             places.address,
             local_donor_of(index, region, settings),
             drain_timeout=DRAIN,
-            environment=worker_environment(index, crew.gpus),
+            environment=worker_environment(index, crew.gpus) | _certificate(settings, index),
             memory_limit=crew.memory_limit,
             host=places.scheduler.host,
         )
@@ -126,11 +133,17 @@ async def serve_all(
 ) -> None:
     """Scheduler, workers, dispatcher and HTTP service on this machine, until `stop`; says where they are once all
     answer. Raises ValueError and UnknownRegionError for a crew that can't be, CannotStart when a port is taken or a
-    part does not come up.
+    part does not come up, NoCertificate when TLS is wanted and there is none.
     """
     crew = Crew.of(workers, regions, settings)
+    speak_as(Role.API, settings)
+    if settings.scheduler.tls:
+        certificate(settings, Role.API, Role.API)  # and with it the CA, which all the others need
     places = reserve(settings, say)
-    with contextlib.closing(places):
+    names = [(Role.WORKER, local_name(index)) for index in range(len(crew.regions))]
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(contextlib.closing(places))
+        await stack.enter_async_context(kept_fresh(settings, *names))
         grid = parts(settings, places, crew, llms=llms, config=config)
         async with running(grid) as failed:
             ready = asyncio.create_task(_ready(places, len(crew.regions)))
@@ -186,10 +199,17 @@ async def _ready(places: Places, workers: int) -> None:
         raise CannotStart(f"not all parts of the grid answered within {READY_WITHIN:g} s") from None
 
 
+def _certificate(settings: Settings, index: int) -> dict[str, str]:
+    """Environment of worker number `index`: where its certificate lies, made now. Raises NoCertificate."""
+    if not settings.scheduler.tls:
+        return {}
+    return {CERTIFICATE: str(certificate(settings, Role.WORKER, local_name(index)).file)}
+
+
 async def _workers(address: str) -> int:
     """How many workers take work or could."""
     try:
-        async with asyncio.timeout(5), rpc(address) as scheduler:
+        async with asyncio.timeout(5), rpc(address, **via(own_security(address))) as scheduler:
             return len((await scheduler.grid_state())["workers"])
     except (OSError, TimeoutError):
         return 0

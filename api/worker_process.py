@@ -137,6 +137,7 @@ def _worker(orders: Orders, donor: Donor, own: Desk) -> tuple[Any, DonorPlugin]:
 
 def _dask_worker(orders: Orders, donor: Donor, plugin: DonorPlugin, guard: SlotGuard) -> Any:
     from ..pipelines.dispatch.guarded_worker import GuardedWorker
+    from ..scheduler_plugins.security import worker_security
     from .local import ChildManners
 
     return GuardedWorker(
@@ -145,6 +146,7 @@ def _dask_worker(orders: Orders, donor: Donor, plugin: DonorPlugin, guard: SlotG
         name=donor.name,
         nthreads=donor.limits.max_concurrent_jobs,
         host=orders.host,
+        security=worker_security(orders.address),
         memory_limit=orders.memory_limit,
         plugins=(plugin, ChildManners()),
         dashboard=False,

@@ -39,6 +39,13 @@ class Paper:
         """The CA's certificate."""
         return self.file.with_name(AUTHORITY)
 
+    @property
+    def holder(self) -> str:
+        """Whose it is. Raises NoCertificate."""
+        if (said := self.read()) is None:
+            raise NoCertificate(f"{self.file} holds no certificate of a grid")
+        return said.peer.name
+
     def check(self) -> None:
         """Raise NoCertificate when a file is missing, or others can read the key."""
         for path in (self.file, self.authority):
@@ -72,6 +79,11 @@ def open_authority(folder: Path, now: datetime) -> Authority:
     path = folder / AUTHORITY_KEY
     try:
         if not path.exists():
+            if (folder / AUTHORITY).exists():
+                raise NoCertificate(
+                    f"{folder} holds no CA, only certificates of one: make more with `idlegrid admin certificate` on "
+                    "the machine that has the grid's ca.key"
+                )
             make_private(path, Authority.make(now).to_pem().encode())
         if readable_by_others(path):
             raise NoCertificate(f"others can read the CA's key in {path}: chmod 600 it")
@@ -80,14 +92,14 @@ def open_authority(folder: Path, now: datetime) -> Authority:
         raise NoCertificate(f"the CA in {path} can't be used: {error}") from error
 
 
-def renew(folder: Path, role: Role, name: str, now: datetime, *, file: str | None = None) -> Paper:
+def renew(folder: Path, role: Role, name: str, now: datetime, *, file: str | None = None, found: bool = True) -> Paper:
     """A certificate that is good for a while, in `folder`: the one that lies there, or a new one of the CA.
 
-    `file`: its name without an ending, unless it is the role's. Raises NoCertificate, also where there is no CA and
-    the certificate that lies there has run out.
+    `file`: its name without an ending, unless it is the role's. `found`: whether to make a CA where there is nothing
+    yet. Raises NoCertificate.
     """
     paper = Paper(folder / f"{file or role.value}.pem")
-    if not (folder / AUTHORITY_KEY).exists() and paper.file.exists():
+    if not (folder / AUTHORITY_KEY).exists() and (paper.file.exists() or not found):
         paper.check()
         return paper  # another machine's CA made it, and another hand will renew it
     held = paper.read()

@@ -35,7 +35,7 @@ _told: dict[tuple[str, str], float] = {}
 _KEPT = 1000
 
 default_gate: Gate | None = None
-"""For listeners of a stock Dask process that was told to load our preload module; see `preload`."""
+"""For a stock Dask process that was told to load our preload module; see `preload`."""
 
 
 class Refused(FatalCommClosedError):  # type: ignore[misc]
@@ -149,7 +149,7 @@ class GatedConnector(TLSConnector):  # type: ignore[misc]
         self, address: str, deserialize: bool = True, *, gate: Gate | None = None, **options: Any
     ) -> GatedTLS:
         comm: GatedTLS = await super().connect(address, deserialize=deserialize, **options)
-        if gate is None:
+        if (gate := gate or default_gate) is None:
             return comm
         comm.guard(gate, incoming=False)
         expected = gate.expected(address)

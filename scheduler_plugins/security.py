@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from ..grid.peers import Role
 from . import private_api
 from .gate import Gate
 from .gated_comm import install
+
+VARIABLE = "IDLEGRID_TLS_CERTIFICATE"
+"""Environment variable with the file of a worker process's certificate; its CA's lies beside it."""
+
+
+def worker_security(address: str, file: Path | None = None) -> GridSecurity | None:
+    """What a worker shows to the scheduler at `address` and to others: the certificate in `file`, None: in the file
+    that `VARIABLE` names. None where there is no TLS, or Dask's own settings are to see to it. Raises NoCertificate.
+    """
+    named = file or os.environ.get(VARIABLE)
+    if not address.startswith("tls://") or not named:
+        return None
+    return GridSecurity(Path(named), Role.WORKER, address)
 
 
 class LiveContext(ssl.SSLContext):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from .admin_certificate import certificate
 from .admin_workers import enroll, workers
 from .options import ConfigFile
 from .output import Json, print_json, print_table, say, tell
@@ -24,6 +25,7 @@ keys = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.command()(enroll)
+app.command()(certificate)
 app.add_typer(workers, name="workers")
 SCOPES = ("jobs", "admin", "nodes")
 

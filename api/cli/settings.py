@@ -23,4 +23,5 @@ def settings(config: Path | None = None) -> Settings:
 
 def scheduler_address(named: str | None, values: Settings) -> str:
     """The scheduler that is named on the command line, else the configured one, else this machine's."""
-    return named or values.scheduler.address or f"tcp://127.0.0.1:{values.scheduler.port}"
+    place = values.scheduler
+    return named or place.address or f"{'tls' if place.tls else 'tcp'}://127.0.0.1:{place.port}"

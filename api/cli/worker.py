@@ -39,13 +39,22 @@ def start(
         _start_registered(home, config, drain_timeout, pull)
         return
     from ..agent import serve_worker
+    from ..tls import worker_paper
 
     if pull:
         raise typer.BadParameter("only a machine that joined a grid can: gpu-worker join URL TOKEN --pull")
     values = settings(config)
     donor = _donor(name, region, config)
     address = scheduler_address(scheduler, values)
-    serve(lambda stop: serve_worker(address, donor, stop, drain_timeout=drain_timeout), "what runs is finished first")
+    paper = worker_paper(address, values)
+    if paper is not None:
+        donor = replace(donor, id=paper.holder)  # at the scheduler a worker speaks for whom its certificate names alone
+    serve(
+        lambda stop: serve_worker(
+            address, donor, stop, drain_timeout=drain_timeout, certificate=None if paper is None else paper.file
+        ),
+        "what runs is finished first",
+    )
 
 
 def join(

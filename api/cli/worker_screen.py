@@ -39,6 +39,8 @@ def screen(status: AgentStatus, page: str | None) -> Iterator[str]:
     yield f"machine   {status.name} in {status.region}, worker {status.worker_id}, process {status.pid}"
     way = "asks for work over HTTP" if status.pull else "work comes by Dask"
     yield f"grid      {status.server}; {way}; takes {', '.join(status.types) or 'nothing'}"
+    if status.certificate_expires_at is not None and not status.pull:
+        yield f"tls       certificate good until {_clock(status.certificate_expires_at)}, renewed by itself"
     if status.opens_at is not None:
         yield f"hours     closed until {_clock(status.opens_at)}"
     elif status.closes_at is not None:

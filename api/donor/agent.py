@@ -29,6 +29,7 @@ from ...pipelines.dispatch.doors import Doors
 from ..supervision import Part
 from . import config_file
 from .agreeing import Agreement
+from .certificate import OwnCertificate
 from .face import AgentState, AgentStatus, LogLine
 from .freeing import Freeing
 from .guarding import Guarding
@@ -68,7 +69,8 @@ class Agent:
         self._service = self.member.service()
         self._agreement = Agreement(self._service, self.member, self._apply)
         self._desk = OrderDesk(home.orders_socket)
-        self._freeing = Freeing(self._desk, self.member.id, self._doors, self._address)
+        self._certificate = OwnCertificate(home)
+        self._freeing = Freeing(self._desk, self.member.id, self._doors, self._address, home.certificate)
         self._rest: asyncio.Task[bool] | None = None
         """Tells what the last worker process left."""
         self._guard = Guarding(
@@ -83,6 +85,8 @@ class Agent:
             facts=self._beat,
             heard=self._heard,
             changed=self._decide,
+            certificate=self._certificate,
+            scheduler=self._address,
         )
         self._incarnation = uuid.uuid4().hex
         self._tally = Tally(home.starts)
@@ -202,6 +206,7 @@ class Agent:
             limits=settings.load_control.model_dump() | {"time_zone": limits.time_zone},
             config_version=self.member.kept.config_version,
             gpu=self._guard.gpu_now(donor.gpu_model),
+            certificate_expires_at=self._certificate.expires_at(),
             pid=os.getpid(),
         )
 

@@ -15,6 +15,8 @@ from ...grid.credentials import BadCredentials, Credentials
 from ...grid.signing import WINDOW
 from ..doctor import Finding, Health
 from ..ports import obstacle
+from ..tls import SCHEME
+from .certificate import OwnCertificate
 from .control import Control, NotRunning
 from .membership import Membership, Options
 from .proposing import likely_region
@@ -43,6 +45,7 @@ def examine_donor(home: Home, settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("registration", Health.OK, f"worker {held.worker_id} of {held.server}")
     yield from asyncio.run(_reached(held.server, settings))
+    yield from _certificate(home, datetime.now(UTC))
     yield _agent(home)
     yield from asyncio.run(_token(home, held))
 
@@ -72,7 +75,7 @@ def _time_zone(settings: Settings) -> Finding:
 
 def _files(home: Home) -> Iterator[Finding]:
     """Whether only the owner can read what is secret."""
-    for path in (home.credentials, home.state, home.log):
+    for path in (home.credentials, home.certificate, home.state, home.log):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield Finding("files", Health.PROBLEM, f"others can read {path}", f"chmod 600 {path}")
 
@@ -114,6 +117,21 @@ def clock_finding(theirs: datetime, ours: datetime) -> Finding:
     if abs(skew) > SKEW_NOTED:
         return Finding("clock", Health.NOTE, told, advice)
     return Finding("clock", Health.OK, "as the grid's")
+
+
+def _certificate(home: Home, now: datetime) -> Iterator[Finding]:
+    """Whether the Dask scheduler will have this machine, where it wants to see a certificate."""
+    kept, own = Kept.load(home.state), OwnCertificate(home)
+    if kept.pull or not (kept.scheduler_address or "").startswith(SCHEME):
+        return
+    told, expires = own.told(now), own.expires_at()
+    if expires is not None and expires > now and not own.due(kept.scheduler_address, now):
+        yield Finding("certificate", Health.OK, str(told))
+    elif expires is not None and expires > now:
+        yield Finding("certificate", Health.NOTE, str(told), "the running agent renews it: gpu-worker start")
+    else:
+        found, advice = told or "there is none", "the running agent asks for one within minutes: gpu-worker start"
+        yield Finding("certificate", Health.PROBLEM, found, advice)
 
 
 def _agent(home: Home) -> Finding:

@@ -109,6 +109,8 @@ class AgentStatus:
     """0: only this machine's own configuration is in force."""
     gpu: GpuNow | None = None
     """None: no GPU."""
+    certificate_expires_at: datetime | None = None
+    """Of the certificate for the Dask network. None: it has none."""
     pid: int = 0
 
 

@@ -7,12 +7,15 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from time import time
 from typing import Final
 
+from ...grid.certificate_files import NoCertificate
 from ...pipelines.dispatch.doors import Away, Doors, Gone, Unfit
 from ...pipelines.dispatch.spool import Spool, default_folder, handed_back
 from ...pipelines.dispatch.work_order import Identity, WorkOrder, this_process
+from ..tls import via
 from .orders import HAND_BACK_PATIENCE, OrderDesk
 
 logger = logging.getLogger(__name__)
@@ -31,9 +34,17 @@ class Freeing:
     """Hands back what a worker process runs, also for one that can't any more."""
 
     def __init__(
-        self, desk: OrderDesk, worker_id: str, doors: Callable[[], Doors], scheduler: Callable[[], str | None]
+        self,
+        desk: OrderDesk,
+        worker_id: str,
+        doors: Callable[[], Doors],
+        scheduler: Callable[[], str | None],
+        certificate: Path | None = None,
     ) -> None:
-        """`doors`: to the service, with the worker's credentials. `scheduler`: the Dask scheduler's address, if any."""
+        """`doors`: to the service, with the worker's credentials. `scheduler`: the Dask scheduler's address, if any;
+        `certificate`: what is shown to it.
+        """
+        self._certificate = certificate
         self._desk, self._worker_id, self._doors, self._scheduler = desk, worker_id, doors, scheduler
         self._telling: threading.Event | None = None
         self._speaking: asyncio.Task[None] | None = None
@@ -94,8 +105,11 @@ class Freeing:
             return
         from distributed.core import rpc
 
-        with suppress(TimeoutError, OSError, ValueError):
-            async with asyncio.timeout(UNREGISTER), rpc(scheduler) as one:
+        from ...scheduler_plugins.security import worker_security
+
+        with suppress(TimeoutError, OSError, ValueError, NoCertificate):
+            shown = via(worker_security(scheduler, self._certificate))
+            async with asyncio.timeout(UNREGISTER), rpc(scheduler, **shown) as one:
                 await one.unregister(address=worker, stimulus_id=f"freed-{time()}", expected=True, close=False)
 
     def _tell_rest(self, patience: float, make_way: threading.Event) -> bool:

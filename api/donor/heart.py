@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...grid.credentials import BadCredentials, Credentials
+from .certificate import OwnCertificate
 from .face import ScoreTerms
 from .server import Away, Heard, Refused, Service, Tokens
 
@@ -27,6 +28,8 @@ CLOCK_EVERY = 5.0
 """Seconds between two tries of a machine whose clock is wrong: its owner, or NTP, sets it at any moment."""
 LOST = 50.0
 """Seconds within which a renewal whose answer was lost is asked for again: the grid gives the same pair for 60."""
+ASK_EVERY = timedelta(minutes=10)
+"""Between two requests for a certificate."""
 _TOKEN_CODES = frozenset({"invalid_worker_token", "invalid_refresh_token"})
 
 
@@ -54,10 +57,16 @@ class Heart:
         facts: Callable[[], Mapping[str, Any]],
         heard: Callable[[Heard], Awaitable[None]],
         changed: Callable[[], None],
+        certificate: OwnCertificate | None = None,
+        scheduler: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`path`: of the credentials. `facts`: the body of a heartbeat; `heard`: takes its answer; `changed`: the grid
-        came or went.
+        came or went. `certificate`: renewed with the tokens, and whenever the scheduler at the address that `scheduler`
+        tells wants a newer one.
         """
+        self._certificate, self._scheduler = certificate, scheduler
+        self._asked: datetime | None = None
+        """When a certificate was last asked for."""
         self._service, self._path = service, path
         self._facts, self._heard, self._changed = facts, heard, changed
         self._now = asyncio.Event()
@@ -118,7 +127,8 @@ class Heart:
         held = self.credentials
         if self._seen is None or self._seen[0] != held.token:
             self._seen = (held.token, datetime.now(UTC))
-        if datetime.now(UTC) >= refresh_at(held.token_expires_at, self._seen[1]):
+        now = datetime.now(UTC)
+        if now >= refresh_at(held.token_expires_at, self._seen[1]) or self._certificate_due(now):
             held = await self._refresh(held)
         try:
             heard = await self._service.heartbeat(held.worker_id, self._facts())
@@ -144,9 +154,20 @@ class Heart:
             token_expires_at=tokens.token_expires_at,
         )
         new.save(self._path)
+        if self._certificate is not None:
+            self._certificate.keep(tokens.tls)
         self._seen = (new.token, datetime.now(UTC))
         logger.info("the tokens were renewed, good until %s UTC", f"{new.token_expires_at:%Y-%m-%d %H:%M}")
         return new
+
+    def _certificate_due(self, now: datetime) -> bool:
+        """Whether to ask for a certificate: not again and again of a grid that gives none."""
+        if self._certificate is None or (self._asked is not None and now - self._asked < ASK_EVERY):
+            return False
+        if not self._certificate.due(self._scheduler(), now):
+            return False
+        self._asked = now
+        return True
 
     async def _renewed(self, held: Credentials) -> Tokens:
         """The answer to a renewal. One that may be lost is asked for again, as long as that helps."""

@@ -12,6 +12,7 @@ from ...grid.credentials import BadCredentials, Credentials
 from ...grid.donors import Donor
 from ...scheduler_plugins.machine import visible_gpu
 from ..ports import CannotStart
+from .certificate import OwnCertificate
 from .membership import donor_of, facts_of
 from .remote import own_limits
 from .server import Away, Joined, Refused, Service, credentials_of
@@ -64,6 +65,7 @@ def _settle(home: Home, url: str, joined: Joined, kept: Kept, donor: Donor) -> C
     home.make()
     held = credentials_of(joined, url)
     held.save(home.credentials)
+    OwnCertificate(home).keep(joined.tls)
     _keep(
         home,
         kept,

@@ -110,6 +110,8 @@ def _ancestors(folders: Iterable[Path]) -> set[Path]:
 def _own_files(home: Home) -> Iterator[Leftover]:
     named = {
         "credentials": home.credentials,
+        "certificate": home.certificate,
+        "certificate of the CA": home.authority,
         "configuration": home.config,
         "state": home.state,
         "starts of jobs": home.starts,

@@ -16,6 +16,7 @@ from ...grid.credentials import Credentials, Signer
 from ...grid.donors import Donor
 from ...grid.job_types import job_types
 from ...scheduler_plugins.machine import visible_gpu
+from ...scheduler_plugins.security import VARIABLE as CERTIFICATE
 from ..agent import puller_part, worker_part
 from ..supervision import Part
 from .environment import settings_environment
@@ -111,6 +112,7 @@ class Membership:
             ORDERS: str(self.home.orders_socket),
             WARM: to_variable(models_to_warm(self.settings, donor)),
         }
+        environment |= {CERTIFICATE: str(self.home.certificate)}
         patience, address = self.options.drain_timeout, self.scheduler
         if self.kept.pull or address is None:
             urls = [self.credentials.server.rstrip("/")]

@@ -54,6 +54,14 @@ class RemoteConfig(_Answer):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+class Certificate(_Answer):
+    """What this machine shows on the Dask network. All PEM."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
 class Joined(_Answer):
     """What a machine is given when it registers."""
 
@@ -63,6 +71,7 @@ class Joined(_Answer):
     signing_secret: str
     token_expires_at: datetime
     scheduler_address: str | None = None
+    tls: Certificate | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     config_version: int = 0
     heartbeat_interval: float | None = None
@@ -101,6 +110,7 @@ class Tokens(_Answer):
     token: str
     refresh_token: str
     token_expires_at: datetime
+    tls: Certificate | None = None
 
 
 A = TypeVar("A", bound=_Answer)

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from platformdirs import user_config_path, user_runtime_path, user_state_path
 
+from ...grid.certificate_files import AUTHORITY
 from ...pipelines.dispatch.spool import HOME
 from ..ports import CannotStart
 
@@ -31,6 +32,10 @@ class Home:
     """The owner's settings."""
     credentials: Path
     """What the grid gave this machine when it joined."""
+    certificate: Path
+    """What this machine shows on the Dask network, with its key."""
+    authority: Path
+    """By which it checks whom it meets there."""
     state: Path
     """What outlives a restart: `Kept`."""
     starts: Path
@@ -66,6 +71,8 @@ class Home:
         return cls(
             config=config / "config.yaml",
             credentials=state / "credentials.json",
+            certificate=state / "worker.pem",
+            authority=state / AUTHORITY,
             state=state / "state.json",
             starts=state / "starts.jsonl",
             log=state / "agent.log",

@@ -77,16 +77,26 @@ class AnnouncedDocument(BaseModel):
     changed: bool = Field(description="Something of it was news.")
 
 
+class TlsDocument(BaseModel):
+    """A worker's certificate for the Dask network; its key is in this answer and nowhere else."""
+
+    certificate: str = Field(description="PEM; its OU is `worker`, its CN the worker's id.")
+    key: str = Field(description="PEM (PKCS 8), not encrypted.")
+    authority: str = Field(description="PEM of the CA's certificate, by which peers are checked.")
+    expires_at: datetime
+
+
 class TokensDocument(BaseModel):
     """Both tokens; they are in this answer and nowhere else."""
 
     token: str = Field(description="For the header X-Worker-Token.")
     refresh_token: str = Field(description="Good once; renews both.")
     token_expires_at: datetime
+    tls: TlsDocument | None = Field(description="A new certificate. Null: the Dask network has no TLS.")
 
     @classmethod
-    def of(cls, pair: TokenPair) -> Self:
-        return cls(token=pair.token, refresh_token=pair.refresh_token, token_expires_at=pair.token_expires_at)
+    def of(cls, pair: TokenPair, tls: TlsDocument | None) -> Self:
+        return cls(token=pair.token, refresh_token=pair.refresh_token, token_expires_at=pair.token_expires_at, tls=tls)
 
 
 class RegisteredDocument(TokensDocument):
@@ -95,7 +105,6 @@ class RegisteredDocument(TokensDocument):
     worker_id: str
     signing_secret: str = Field(description="Its ASCII bytes are the key of the worker's signatures.")
     scheduler_address: str | None = Field(description="Of the Dask scheduler. Null: ask for jobs over HTTP.")
-    tls: None = None
     config: dict[str, Any]
     config_version: int
     heartbeat_interval: float = Field(description="Seconds.")

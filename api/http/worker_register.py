@@ -15,6 +15,7 @@ from .jobs_door import JobDoor
 from .problems import FieldError, Problem, from_validation, problems
 from .worker_bodies import WorkerId
 from .worker_heartbeat import OWN, gone
+from .worker_tls import Certifier
 
 log = logger(__name__)
 
@@ -23,6 +24,7 @@ def register_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     """The routes, bound to the store."""
     router = APIRouter(prefix="/api/v1/workers", tags=["donors"])
     settings, credentials = door.settings, door.store.credentials
+    certificate = Certifier(settings, door.scheduler)
 
     @router.post(
         "/register",
@@ -54,6 +56,7 @@ def register_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
             token_expires_at=made.tokens.token_expires_at,
             signing_secret=made.signing_secret,
             scheduler_address=door.scheduler,
+            tls=certificate(made.worker_id),
             config=dict(new.config),
             config_version=made.config_version,
             heartbeat_interval=settings.heartbeat_interval,

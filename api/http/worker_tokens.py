@@ -1,4 +1,4 @@
-"""`POST /api/v1/workers/{id}/refresh-token`: both tokens anew."""
+"""`POST /api/v1/workers/{id}/refresh-token`: both tokens anew, and the certificate with them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .jobs_door import JobDoor
 from .problems import Problem, problems
 from .worker_bodies import WorkerId
 from .worker_heartbeat import OWN
+from .worker_tls import Certifier
 
 log = logger(__name__)
 
@@ -20,6 +21,7 @@ log = logger(__name__)
 def tokens_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
     """The route, bound to the store."""
     router = APIRouter(prefix="/api/v1/workers", tags=["donors"])
+    certificate = Certifier(door.settings, door.scheduler)
 
     @router.post(
         "/{worker_id}/refresh-token",
@@ -40,6 +42,6 @@ def tokens_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
             if error.stolen:
                 log.warning("worker.refresh_token_reused", worker=worker_id)
             raise Problem("invalid_refresh_token", f"The refresh token: {error}.") from None
-        return TokensDocument.of(pair)
+        return TokensDocument.of(pair, certificate(worker_id))
 
     return router

@@ -159,6 +159,18 @@ class Scheduler(Section):
     )
     host: NonEmpty = setting("127.0.0.1", "Address to listen on.", variable="IDLEGRID_SCHEDULER_HOST")
     port: int = setting(8786, "Port to listen on; 0: any free one.", variable="IDLEGRID_SCHEDULER_PORT", ge=0, le=65535)
+    tls: bool = setting(
+        False,
+        "Whether the Dask network is encrypted and everybody on it shows a certificate of the grid's own CA.",
+        variable="IDLEGRID_SCHEDULER_TLS",
+    )
+    tls_folder: Path | None = setting(
+        None,
+        "Folder with the certificates, and with the CA's key where they are made.",
+        variable="IDLEGRID_SCHEDULER_TLS_FOLDER",
+        unset="`tls` beside the grid's secret",
+        allowed="a path",
+    )
     dashboard_port: int = setting(
         8787, "Port of the dashboard; 0: any free one.", variable="IDLEGRID_SCHEDULER_DASHBOARD_PORT", ge=0, le=65535
     )
