@@ -6,22 +6,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .batching import Batch, BatchLimits, BatchQueue
+from .batch_driver import BatchDriver
+from .batching import Batch, BatchLimits
 from .embedder import BadInput, EmbedAnswer, Embedder, Input, Unavailable
 
 log = logging.getLogger(__name__)
 
 CHARS_PER_TOKEN = 4
 """What a token counts in the queue's size."""
-
-
-class DeadlineExceeded(Exception):
-    """The request was not answered in its time."""
 
 
 class BadAnswer(Exception):
@@ -57,23 +53,13 @@ class _Request:
             self.outcome.set_exception(error)
 
 
-class Batcher:
+class Batcher(BatchDriver[_Request]):
     """Computes requests together that arrive together. Lives on one event loop."""
 
     def __init__(self, embedder: Embedder, limits: BatchLimits, *, clock: Callable[[], float] | None = None) -> None:
-        """`clock` gives seconds; the event loop's own unless a test gives another."""
+        """See `BatchDriver`."""
+        super().__init__(limits, clock=clock)
         self._embedder = embedder
-        self._queue = BatchQueue(limits)
-        self._clock = clock
-        self._requests: dict[int, _Request] = {}
-        self._running: dict[int, tuple[Batch, asyncio.Task[None]]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
-
-    @property
-    def waiting(self) -> int:
-        """Inputs that wait for a batch."""
-        return self._queue.items
 
     async def embed(self, model_id: str, inputs: Sequence[Input], *, within: float) -> EmbedAnswer:
         """Normalised vectors of the inputs, in their order.
@@ -82,70 +68,11 @@ class Batcher:
         raises for these inputs, and Unavailable after `close`. Cancelling gives the inputs up that still wait, and
         batches in which nobody else has a part.
         """
-        if self._closed:
-            raise Unavailable("the service is shutting down")
+        self._check_open()
         ticket = self._queue.offer(model_id, [_size(one) for one in inputs], self._now())
         request = _Request(inputs, asyncio.get_running_loop().create_future())
-        self._requests[ticket] = request
-        self._pump()
-        try:
-            async with asyncio.timeout(within):
-                return await request.outcome
-        except TimeoutError:
-            if request.outcome.done() and not request.outcome.cancelled():
-                return request.outcome.result()  # both happened in one turn of the loop: the answer counts
-            raise DeadlineExceeded(f"no answer within {within:g} s") from None
-        finally:
-            self._forget(ticket)
-
-    async def close(self) -> None:
-        """End every request that is open with Unavailable, and every batch. Later ones are refused."""
-        self._closed = True
-        for request in self._requests.values():
-            request.fail(Unavailable("the service is shutting down"))
-        for ticket in list(self._requests):
-            self._queue.withdraw(ticket)
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._set_timer(None)
-
-    def _forget(self, ticket: int) -> None:
-        """The client has its outcome or went away: nothing of its request is computed any more."""
-        request = self._requests.pop(ticket)
-        if request.outcome.done() and not request.outcome.cancelled():
-            request.outcome.exception()  # seen, even if the client left in the same moment
-        self._queue.withdraw(ticket)
-        for batch, task in self._running.values():
-            if ticket in batch.parts and not any(other in self._requests for other in batch.parts):
-                task.cancel()
-        self._pump()
-
-    def _pump(self) -> None:
-        """Send out every batch that is due, and come back when the next one will be."""
-        while not self._closed and (batch := self._queue.take(self._now())) is not None:
-            task = asyncio.create_task(self._run(batch), name=f"batch-{batch.number}")
-            self._running[batch.number] = (batch, task)
-            task.add_done_callback(partial(self._over, batch, self._now()))
-        self._set_timer(None if self._closed else self._queue.look_again_at())
-
-    def _over(self, batch: Batch, since: float, _: asyncio.Task[None]) -> None:
-        """A batch ended. Whoever still waits for a part of it never gets one: the computation was cancelled."""
-        for ticket, part in batch.parts.items():
-            request = self._requests.get(ticket)
-            if request is not None and not request.has(part):
-                request.fail(Unavailable("the computation was cancelled"))
-        del self._running[batch.number]
-        self._queue.done(batch, self._now() - since)
-        self._pump()
-
-    def _set_timer(self, at: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._now()), self._pump)
+        await self._until_done(ticket, request, within)
+        return request.outcome.result()
 
     async def _run(self, batch: Batch) -> None:
         """Compute one batch. When it fails, each request is tried by itself: nobody fails for another's input."""
@@ -185,9 +112,6 @@ class Batcher:
         for ticket in parts:
             if ticket in self._requests:
                 self._requests[ticket].fail(error)
-
-    def _now(self) -> float:
-        return (self._clock or asyncio.get_running_loop().time)()
 
 
 def _in_its_request(error: Exception, parts: dict[int, list[int]]) -> Exception:

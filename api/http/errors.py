@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from .batcher import DeadlineExceeded
+from .batch_driver import DeadlineExceeded
 from .batching import QueueFull
 from .bodies import UNKNOWN_PARAMETER, UNSUPPORTED_PARAMETER
 from .embedder import BadInput, Unavailable

@@ -6,7 +6,7 @@ import logging
 
 from ...actors.llm.engine_face import EngineClosed, QueueFull
 from ...actors.llm.request import Finished, FinishReason, RequestRefused
-from .batcher import DeadlineExceeded
+from .batch_driver import DeadlineExceeded
 from .embedder import Unavailable
 from .errors import SERVER, ApiError, from_batcher, internal_error, unavailable
 

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from ...actors.llm.request import Event, Finished, FinishReason
-from .batcher import DeadlineExceeded
+from .batch_driver import DeadlineExceeded
 from .errors import ApiError
 from .llm_errors import as_api_error, from_finish
 

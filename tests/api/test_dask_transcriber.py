@@ -67,9 +67,7 @@ async def test_the_official_client_gets_all_that_was_said(client, heard):
     assert subtitles.count("-->") == len(heard.segments)
     other = await client.audio.transcriptions.create(model="whisper-1", file=FILE, response_format="vtt")
     assert other.startswith("WEBVTT\n\n00:00:00.")
-    with pytest.warns(
-        DeprecationWarning, match="deprecated"
-    ):  # says OpenAI of it
+    with pytest.warns(DeprecationWarning, match="deprecated"):  # says OpenAI of it
         english = await client.audio.translations.create(model="whisper-1", file=FILE)
     assert english.text != said.text
 

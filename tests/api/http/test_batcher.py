@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from idlegrid.api.http.batcher import BadAnswer, Batcher, DeadlineExceeded
+from idlegrid.api.http.batch_driver import DeadlineExceeded
+from idlegrid.api.http.batcher import BadAnswer, Batcher
 from idlegrid.api.http.batching import BatchLimits, QueueFull
 from idlegrid.api.http.embedder import BadInput, EmbedAnswer, Unavailable
 
