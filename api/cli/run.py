@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Address, ConfigFile
+from .options import Address, ApiKey, ConfigFile, Url
 from .output import Json, print_json, tell
 from .settings import settings
 
 if TYPE_CHECKING:
     from ...actors.llm.completion import Completion
     from ...actors.llm.request import Sampling
+    from ...grid.config import Settings
+    from .run_remote import Remote
 
     Talk = Callable[[list[dict[str, str]]], Generator[str, None, Completion]]
 
@@ -38,7 +40,10 @@ def run(
     engine: Annotated[str, typer.Option(metavar="NAME", help="torch or transformers; on this machine.")] = "torch",
     dtype: Annotated[str, typer.Option(metavar="TYPE", help="auto, float32, bfloat16 …; on this machine.")] = "auto",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda; on this machine.")] = "auto",
+    here: Annotated[bool, typer.Option("--here", help="Load the model on this machine in any case.")] = False,
     scheduler: Address = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
@@ -46,14 +51,25 @@ def run(
 
     Without a prompt it is a conversation; a prompt can also come through a pipe.
 
-    The model is loaded on this machine, unless a scheduler is named here or configured.
+    With --url the model is one that a grid serves. Else it gets a replica of its own, if a scheduler is named here or
+    configured; else it is asked of the grid on this machine, if one serves it; else it is loaded on this machine.
     """
     sampling = _sampling(max_tokens, temperature, top_p, top_k, seed, stop)
-    address = scheduler or settings(config).scheduler.address
+    values = settings(config)
+    address = scheduler or values.scheduler.address
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     first = [{"role": "system", "content": system}] if system is not None else []
-    opened = _on_grid(address, model, sampling) if address else _here(model, engine, dtype, device, sampling)
+    as_usual = not here and (engine, dtype, device) == ("torch", "auto", "auto")
+    remote = None
+    if url is not None or (as_usual and not address):
+        remote = _served(url, model, values, api_key)
+    if remote is not None:
+        opened = _served_by(remote, model, sampling)
+    elif address and not here:
+        opened = _on_grid(address, model, sampling)
+    else:
+        opened = _here(model, engine, dtype, device, sampling)
     with opened as talk:
         if prompt is None:
             _converse(talk, first)
@@ -76,6 +92,33 @@ def _sampling(
         seed=secrets.randbits(63) if seed is None else seed,
         stop=tuple(stop or ()),
     )
+
+
+def _served(url: str | None, model: str, values: Settings, api_key: str | None) -> Remote | None:
+    """The service that is named; else the one on this machine, if it serves the model. No prompt goes elsewhere by
+    itself.
+    """
+    from .run_remote import Remote, on_this_machine
+
+    if url is None and not on_this_machine(values.server.url):
+        return None
+    remote = Remote(url or values.server.url, values, api_key)
+    if url is not None:
+        return remote
+    if remote.serves(model):
+        tell(f"{model} is served by {remote.base}; --here loads it on this machine instead")
+        return remote
+    remote.close()
+    return None
+
+
+@contextmanager
+def _served_by(remote: Remote, model: str, sampling: Sampling) -> Iterator[Talk]:
+    """A model that a service serves."""
+    try:
+        yield lambda messages: remote.talk(model, messages, sampling)
+    finally:
+        remote.close()
 
 
 @contextmanager
