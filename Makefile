@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: tests and demo start hundreds of processes
 .PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch bench-donors test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
@@ -18,7 +19,7 @@ test: dev lint ## every test: lint, types, import contract, unit, real processes
 	scripts/test
 
 test-fast: dev ## the tests without models and processes (< 1 min)
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile -q
+	scripts/test fast
 
 chaos: dev ## every part of a real grid killed again and again, the long form (some minutes)
 	CHAOS=long $(BIN)/pytest tests/chaos -q -s

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
 
 from .batches import by_token_budget
 from .encoders import Encoder, fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
@@ -95,6 +93,9 @@ class EmbeddingModel:
         if backend == "openvino" and (self._device.type != "cpu" or not openvino_available()):
             raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
         folder = resolve(model)
+        from sentence_transformers import SentenceTransformer  # seconds, that whoever can not have it need not wait
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
         _be_quiet()
         keep_freed_memory()
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,17 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> No
     """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
     os.chdir(tmp_path_factory.mktemp("empty"))
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # the embedded store, the secret, outboxes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_a_module_leaves_is_told_there() -> Iterator[None]:
+    """Garbage is collected at a module's end: what it left open is told as its own, not as some later test's.
+
+    What lives on is frozen, so that neither this nor Python's own collections look at it again (0.4 s each time).
+    """
+    gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

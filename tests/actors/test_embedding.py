@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from idlegrid.actors.embedding import MIN_COSINE, EmbeddingModel
 from idlegrid.actors.encoders import openvino_available
@@ -28,6 +27,8 @@ def exact():
 @pytest.fixture(scope="module")
 def reference():
     """(n, 384) by `SentenceTransformer.encode` with its defaults, in fp32."""
+    from sentence_transformers import SentenceTransformer  # takes seconds: not while tests are collected
+
     return SentenceTransformer(str(resolve(NAME)), device="cpu").encode(TEXTS, show_progress_bar=False)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from idlegrid.actors.encoders import fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
 from idlegrid.actors.models import resolve
@@ -15,6 +14,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def transformer():
+    from sentence_transformers import SentenceTransformer  # takes seconds: not while tests are collected
+
     pipeline = SentenceTransformer(str(resolve("all-MiniLM-L6-v2")), device="cpu").eval()
     return pipeline[0]
 

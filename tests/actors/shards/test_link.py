@@ -375,7 +375,7 @@ async def test_a_pickle_is_a_wrong_beginning(tmp_path):
             await comm.read()
         read.set()
 
-    async with await listen_comm("tcp://127.0.0.1:0", reads, deserialize=False) as listener:
+    async with listen_comm("tcp://127.0.0.1:0", reads, deserialize=False) as listener:
         comm = await connect_comm(listener.contact_address)
         await comm.write({"x": ToPickle(Payload(victim))})
         await asyncio.wait_for(read.wait(), LATE)

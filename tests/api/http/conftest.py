@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the 
 from hash_embedder import HashEmbedder
 from jobs_service import SECRET, Service
 from script_engine import ScriptEngine
+from shared_adapters import shared_adapters  # noqa: F401 - a fixture
 
 from idlegrid.api.http import create_app
 from idlegrid.api.http.llm_face import EngineBackend
