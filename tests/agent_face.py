@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
-from idlegrid.api.donor.face import AgentState, AgentStatus, GpuNow, JobLine, LogLine, ScoreTerms
+from idlegrid.api.donor.face import AgentState, AgentStatus, GpuNow, JobLine, LogLine, NotAllowed, ScoreTerms
 from idlegrid.grid.config.donor import LoadControl
 
 WEDNESDAY = datetime(2026, 3, 4, 13, 20, 5, tzinfo=UTC)
@@ -89,12 +90,20 @@ class FaceInMemory:
 
     async def set(self, key: str, value: str) -> None:
         self.calls.append(("set", key, value))
-        name = key.removeprefix("load_control.")
-        wanted: dict[str, Any] = {**self.now.limits, name: value or None}
+        self._change({key: value})
+
+    async def set_many(self, values: Mapping[str, str]) -> None:
+        self.calls.append(("set_many", dict(values)))
+        self._change(values)
+
+    def _change(self, values: Mapping[str, str]) -> None:
+        named = {key.removeprefix("load_control."): key for key in values}
+        wanted: dict[str, Any] = {**self.now.limits, **{name: values[key] or None for name, key in named.items()}}
         try:
             limits = LoadControl.model_validate(wanted)
         except ValidationError as error:
-            raise ValueError(f"{key} is {value!r}: {error.errors()[0]['msg']}") from None
+            found = [(named.get(str((*one["loc"], "")[0]), next(iter(values))), one["msg"]) for one in error.errors()]
+            raise NotAllowed({key: f"{key} is {values[key]!r}: {told}" for key, told in found}) from None
         self.now = replace(self.now, limits=limits.model_dump())
 
     def log_lines(self, after: int = 0, limit: int = 200) -> list[LogLine]:

@@ -30,7 +30,8 @@ from ..supervision import Part
 from . import config_file
 from .agreeing import Agreement
 from .certificate import OwnCertificate
-from .face import AgentState, AgentStatus, LogLine
+from .environment import SECTIONS
+from .face import AgentState, AgentStatus, LogLine, NotAllowed
 from .freeing import Freeing
 from .guarding import Guarding
 from .heart import Heart
@@ -56,6 +57,8 @@ GOODBYE = 5.0
 """Seconds that the grid has to hear that this machine leaves."""
 TOLD = 10
 """Refusals that a heartbeat tells."""
+OF_THE_PROCESS = (*SECTIONS, "supported_types")
+"""Sections of the settings that a worker process reads when it starts."""
 NO_SCHEDULER = "the grid told no Dask scheduler: restart with --pull"
 
 
@@ -91,6 +94,7 @@ class Agent:
         self._incarnation = uuid.uuid4().hex
         self._tally = Tally(home.starts)
         self._desk.remember(self._tally.starts)
+        self._setting = asyncio.Lock()
         self._leaving: str | None = None
         self._draining: str | None = None
         self._stopping = False
@@ -235,16 +239,27 @@ class Agent:
 
     async def set(self, key: str, value: str) -> None:
         """Change one setting for good. Raises ValueError with what is allowed."""
-        key = config_file.full_key(key)
-        await asyncio.to_thread(config_file.change, self.member.file, key, value)
-        self.member.reload()
-        logger.info("%s is set", key)
-        if key.split(".")[0] in ("engines", "gpu", "supported_types", "inference", "distributed", "speculative"):
+        await self.set_many({key: value})
+
+    async def set_many(self, values: Mapping[str, str]) -> None:
+        """Change several settings for good, all of them or none. Raises NotAllowed."""
+        async with self._setting:  # the file is read and written: two changes at once would lose one
+            await asyncio.to_thread(config_file.change_many, self.member.file, values)
+            self.member.reload()
+        keys = [config_file.full_key(key) for key in values]
+        logger.info("%s %s set", ", ".join(keys), "is" if len(keys) == 1 else "are")
+        if any(key.split(".")[0] in OF_THE_PROCESS for key in keys):
             self._work.restart()
         await self._apply()
         self._heart.beat_now()
-        if (origin := self.member.loaded.origins[key]).startswith("environment"):
-            raise ValueError(f"{key} is in the file now, but the agent's {origin} is in force until it is gone")
+        origins = {key: self.member.loaded.origins[key] for key in keys}
+        overridden = {
+            key: f"{key} is in the file now, but the agent's {origin} is in force until it is gone"
+            for key, origin in origins.items()
+            if origin.startswith("environment")
+        }
+        if overridden:
+            raise NotAllowed(overridden)
 
     def log_lines(self, after: int = 0, limit: int = 200) -> Sequence[LogLine]:
         """The newest `limit` lines with a number above `after`, oldest first."""

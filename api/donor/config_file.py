@@ -11,6 +11,7 @@ import yaml
 from ...grid.config import ConfigError, Loaded, Settings, load_settings
 from ...grid.config.fields import Setting, settings_of
 from ...grid.suggest import did_you_mean
+from .face import NotAllowed
 from .state import write_private
 
 KNOWN: Mapping[str, Setting] = {item.key: item for item in settings_of(Settings)}
@@ -41,17 +42,25 @@ def change(path: Path, key: str, value: str) -> Loaded:
 
     Raises ValueError with what is allowed; then the file is as it was.
     """
-    text, loaded = check(path, key, value)
+    return change_many(path, {key: value})
+
+
+def change_many(path: Path, values: Mapping[str, str]) -> Loaded:
+    """Set several keys, all of them or none. Raises NotAllowed."""
+    text, loaded = check(path, values)
     write_private(path, text)
     return loaded
 
 
-def check(path: Path, key: str, value: str) -> tuple[str, Loaded]:
-    """What the file would hold, and what would be in force. Raises ValueError with what is allowed."""
-    key = full_key(key)
+def check(path: Path, values: Mapping[str, str]) -> tuple[str, Loaded]:
+    """What the file would hold, and what would be in force. Raises NotAllowed."""
+    named = _full_keys(values)
     text = (path.read_text(encoding="utf-8") if path.is_file() else "") or HEAD
-    for name, one in _together(text, key, _typed(KNOWN[key], value)):
-        text = with_value(text, name, one)
+    for key, value in named.items():
+        typed = _typed(KNOWN[key], value)
+        both = all(one in named for one in _HOURS)  # then each is what it was said to be
+        for name, one in [(key, typed)] if both else _together(text, key, typed):
+            text = with_value(text, name, one)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     write_private(draft, text)
@@ -59,9 +68,31 @@ def check(path: Path, key: str, value: str) -> tuple[str, Loaded]:
         load_settings(draft, environ={})  # whether it is allowed, whatever the environment says
         return text, load_settings(draft)
     except ConfigError as error:
-        raise ValueError(str(error).replace(str(draft), str(path)).replace(draft.name, path.name)) from None
+        raise _not_allowed(error, list(named), draft, path) from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _full_keys(values: Mapping[str, str]) -> dict[str, str]:
+    found, unknown = {}, {}
+    for key, value in values.items():
+        try:
+            found[full_key(key)] = value
+        except ValueError as error:
+            unknown[key] = str(error)
+    if unknown:
+        raise NotAllowed(unknown)
+    return found
+
+
+def _not_allowed(error: ConfigError, keys: list[str], draft: Path, path: Path) -> NotAllowed:
+    """What is wrong, with the settings that it is about; what is about none of them stands at the first."""
+    refused: dict[str, str] = {}
+    for problem in error.problems:
+        told = str(problem).replace(str(draft), str(path)).replace(draft.name, path.name)
+        about = [key for key in keys if key == problem.key or key.startswith(f"{problem.key}.")] or keys[:1]
+        refused.update({key: told for key in about if key not in refused})
+    return NotAllowed(refused)
 
 
 def _together(text: str, key: str, value: Any) -> list[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -114,6 +114,15 @@ class AgentStatus:
     pid: int = 0
 
 
+class NotAllowed(ValueError):
+    """Settings were refused, and nothing was changed, or are not in force, where it says so."""
+
+    def __init__(self, refused: Mapping[str, str]) -> None:
+        """`refused`: dotted key → why, and what is allowed."""
+        self.refused = dict(refused)
+        super().__init__("\n".join(self.refused.values()))
+
+
 class AgentFace(Protocol):
     """The agent, for its owner. Every method belongs to the agent's event loop."""
 
@@ -138,6 +147,10 @@ class AgentFace(Protocol):
 
         Raises ValueError with what is allowed.
         """
+        ...
+
+    async def set_many(self, values: Mapping[str, str]) -> None:
+        """Change several settings, all of them or none. Raises NotAllowed."""
         ...
 
     def log_lines(self, after: int = 0, limit: int = 200) -> Sequence[LogLine]:

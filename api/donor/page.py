@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from . import page_html
-from .face import AgentFace
+from .face import AgentFace, NotAllowed
 from .page_door import Door, Keys, cookie_name, page_url
 from .page_week import next_morning
 
@@ -123,33 +123,19 @@ class _Page:
         return _back("finishing")
 
     async def limits(self, request: Request) -> Response:
-        """A form with settings of the load control; those that differ are set, one by one."""
+        """A form with settings of the load control; those that differ are set, all of them or none."""
         shown = {item.key: item.value for item in page_html.settings(self.face.status())}
         typed = {name: value.strip() for name, value in await _form(request)}
         unknown = sorted(set(typed) - set(shown))
         if unknown:
             raise HTTPException(422, f"no such limit: {', '.join(unknown)[:200]}")
-        errors = await self._set({name: value for name, value in typed.items() if value != shown[name]})
-        return self._page(typed=typed, errors=errors) if errors else _back("saved")
-
-    async def _set(self, changes: dict[str, str]) -> dict[str, str]:
-        """Set all of `changes`; those that were refused, with why.
-
-        Two settings may be allowed only in one order (both hours), so what was refused is tried again while others
-        are taken.
-        """
-        errors: dict[str, str] = {}
-        while changes:
-            errors = {}
-            for name, value in changes.items():
-                try:
-                    await self.face.set(name, value)
-                except ValueError as error:
-                    errors[name] = str(error)
-            if len(errors) == len(changes):
-                break
-            changes = {name: changes[name] for name in errors}
-        return errors
+        changes = {name: value for name, value in typed.items() if value != shown[name]}
+        try:
+            if changes:
+                await self.face.set_many(changes)
+        except NotAllowed as error:
+            return self._page(typed=typed, errors=error.refused)
+        return _back("saved")
 
     def _page(
         self, *, said: str = "", typed: dict[str, str] | None = None, errors: dict[str, str] | None = None

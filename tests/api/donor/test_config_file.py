@@ -7,7 +7,8 @@ import stat
 import pytest
 import yaml
 
-from idlegrid.api.donor.config_file import change, full_key, with_value
+from idlegrid.api.donor.config_file import change, change_many, full_key, with_value
+from idlegrid.api.donor.face import NotAllowed
 
 WRITTEN = """\
 # mine
@@ -95,3 +96,21 @@ def test_one_hour_alone_means_from_or_until_midnight(tmp_path):
 def test_a_slip_is_told_with_what_was_meant(typed, hint):
     with pytest.raises(ValueError, match=hint):
         full_key(typed)
+
+
+def test_several_change_together_or_none_does(tmp_path):
+    path = tmp_path / "config.yaml"
+    hours = {"load_control.working_hours_start": "22", "load_control.working_hours_end": "6"}
+    control = change_many(path, hours | {"max_jobs_per_hour": "9"}).settings.load_control
+    assert (control.working_hours_start, control.working_hours_end, control.max_jobs_per_hour) == (22, 6, 9)
+    before = path.read_text()
+    with pytest.raises(NotAllowed) as error:
+        change_many(path, {"load_control.acceptance_rate": "0.5", "load_control.max_jobs_per_hour": "many"})
+    assert list(error.value.refused) == ["load_control.max_jobs_per_hour"]
+    with pytest.raises(NotAllowed) as error:
+        change_many(path, {"load_control.working_hours_start": "", "load_control.working_hours_end": "7"})
+    assert set(error.value.refused) == {"load_control.working_hours_start", "load_control.working_hours_end"}
+    with pytest.raises(NotAllowed, match="Did you mean"):
+        change_many(path, {"acceptance_rate": "0.5", "acceptance_rat": "1"})
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -182,7 +182,7 @@ async def test_changes_are_posted(owner, face):
     assert face.calls == []
     for path, form in CHANGES:  # the control: the same, posted from our own page
         assert (await owner.post(path, data=form, headers=OURS)).status_code == 303
-    assert [call[0] for call in face.calls] == ["pause", "resume", "drain", "set"]
+    assert [call[0] for call in face.calls] == ["pause", "resume", "drain", "set_many"]
 
 
 async def test_every_answer_carries_the_headers(owner):
@@ -253,18 +253,19 @@ async def test_only_what_differs_is_set(owner, face):
     form = {f"load_control.{name}": value for name, value in [("max_concurrent_jobs", "4"), ("acceptance_rate", "1")]}
     answer = await owner.post("/limits", data=form, headers=OURS, follow_redirects=True)
     assert "Saved." in answer.text
-    assert face.calls == [("set", "load_control.max_concurrent_jobs", "4")]
+    assert face.calls == [("set_many", {"load_control.max_concurrent_jobs": "4"})]
     assert face.now.limits["max_concurrent_jobs"] == 4
 
 
-async def test_a_refused_limit_says_why_beside_it_and_the_others_hold(owner, face):
+async def test_a_refused_limit_says_why_beside_it_and_none_is_changed(owner, face):
     form = {"load_control.max_concurrent_jobs": "none of them", "load_control.max_jobs_per_hour": "7"}
     answer = await owner.post("/limits", data=form, headers=OURS)
     assert answer.status_code == 422
     assert 'value="none of them"' in answer.text
     assert "should be a valid integer" in answer.text
     assert 'aria-invalid="true"' in answer.text
-    assert face.now.limits["max_jobs_per_hour"] == 7
+    assert 'value="7"' in answer.text
+    assert face.now.limits["max_jobs_per_hour"] == 0
     assert face.now.limits["max_concurrent_jobs"] == 2
 
 
