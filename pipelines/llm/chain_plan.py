@@ -122,7 +122,7 @@ def _given(capacity: Capacity, offers: Sequence[Offer], layers: Iterable[tuple[i
     clipped = (range(max(start, gap.start), min(stop, gap.stop)) for start, stop in layers)
     wanted = sorted((one for one in clipped if one), key=lambda one: -capacity.least_bytes(_layers(one)))
     missing: list[range] = []
-    for order in (sorted(offers, key=lambda one: -one.score), sorted(offers, key=lambda one: -one.donor.memory_bytes)):
+    for order in _orders(offers):
         parts: list[Part] = []
         missing, left = [], list(order)
         for layers_ in wanted:
@@ -149,7 +149,7 @@ def _counted(capacity: Capacity, offers: Sequence[Offer], count: int) -> Cut:
             f"{_missing(capacity, range(last), _uncovered(capacity, able)).why}"
         )
     why = ""
-    for order in (sorted(able, key=lambda one: -one.score), sorted(able, key=lambda one: -one.donor.memory_bytes)):
+    for order in _orders(able):
         found = _chain(capacity, _by_region(order[:count]), range(last))
         if found:
             return found
@@ -171,9 +171,20 @@ def _fewest(capacity: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
 
 
 def _tiled(inner: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
+    """As few of these donors as it takes, the best of them if they do, else the largest."""
     tiles = tiling(inner, _donors(offers))
-    order = sorted((one for one in offers if one.donor.id in tiles), key=lambda one: tiles[one.donor.id].start)
-    return _chain(inner, _by_region(order), gap) or _chain(inner, order, gap)
+    for count in range(1, len(tiles)):
+        for order in _orders(offers):
+            if found := _chain(inner, _by_region(order[:count]), gap):
+                return found
+    exact = sorted((one for one in offers if one.donor.id in tiles), key=lambda one: tiles[one.donor.id].start)
+    return _chain(inner, _by_region(exact), gap) or _chain(inner, exact, gap)
+
+
+def _orders(offers: Sequence[Offer]) -> tuple[list[Offer], list[Offer]]:
+    """The best first; the largest first."""
+    best = sorted(offers, key=lambda one: (-one.score, one.donor.id))
+    return best, sorted(best, key=lambda one: -one.donor.memory_bytes)
 
 
 def _chain(inner: Capacity, order: Sequence[Offer], gap: range) -> Cut:

@@ -16,17 +16,17 @@ from concurrent.futures import CancelledError as TaskCancelled
 from dataclasses import replace
 
 from ...actors.models import ModelNotFound
-from ...actors.serving.actor import Placed
 from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost
-from ...actors.serving.shard_words import LeadSpec, Wanted
+from ...actors.serving.shard_words import LeadSpec
 from ...actors.serving.status import HostState
+from .chain_lead import ChainLead
 from .deployment import Deployment, Held, Phase, Replica
 from .link import GridLink
 from .live_stage import LiveStage, StageLost
 from .model_shape import NoShape
 from .reconcile import Patience
-from .replica import AGAIN, ReplicaEnded, end
+from .replica import ReplicaEnded, end
 from .staging import Staging, Uncovered, holes
 
 logger = logging.getLogger(__name__)
@@ -55,15 +55,13 @@ class ChainReplica:
     ) -> None:
         """`changed` is called whenever `view` may have become another. Starts at once."""
         self.epoch = epoch
-        self.channel: Channel | None = None
-        """The way to the stage that leads, while there is one."""
         self.moves = 0
         """How often stages were moved as planned, before they left."""
         self._deployment, self._excluded, self._link = deployment, excluded, link
         self._patience, self._changed = patience, changed
         self._staging = Staging(deployment, excluded, link, patience)
         self._stages: list[LiveStage] = []
-        self._lead: LiveStage | None = None
+        self._lead: ChainLead | None = None
         self._version, self._asked, self._failures = 0, 0, 0
         self._arranged: Sequence[LiveStage] = ()
         self._doubted: frozenset[LiveStage] = frozenset()
@@ -80,7 +78,12 @@ class ChainReplica:
     @property
     def donor_id(self) -> str:
         """Where it is served from: the donor of the last layers. Empty before."""
-        return "" if self._lead is None else self._lead.donor_id
+        return "" if self._lead is None else self._lead.stage.donor_id
+
+    @property
+    def channel(self) -> Channel | None:
+        """The way to the stage that leads, while there is one."""
+        return None if self._lead is None else self._lead.channel
 
     @property
     def num_layers(self) -> int | None:
@@ -127,9 +130,8 @@ class ChainReplica:
         self._enter(Phase.ENDED)
         stages, self._stages = self._stages, []
         # who leads first: readers are told to go on elsewhere before their stages are gone
-        await asyncio.gather(*(one.release() for one in stages if one is self._lead))
-        if self.channel is not None:
-            await self.channel.close()
+        await asyncio.gather(*(one.release() for one in stages if self._lead and one is self._lead.stage))
+        await self._detach()
         await asyncio.gather(*(one.release() for one in stages), *self._leaving)
 
     # ---- its life
@@ -190,23 +192,16 @@ class ChainReplica:
     # ---- what is lost
 
     async def _lead_lost(self) -> Mapping[LiveStage, str]:
-        """The stage that leads, if the way to it is gone for good."""
-        lead, channel = self._lead, self.channel
-        if lead is None or channel is None:
+        if self._lead is None:
             return {}
-        if channel.lost is None and channel.status.state is HostState.FAILED:
-            raise ReplicaEnded(channel.status.why)
-        if channel.lost is None:
-            return {lead: "its host closes"} if channel.status.state is HostState.CLOSING else {}
-        try:
-            self.channel = await self._open(self._placed, AGAIN)
-        except ChannelLost as error:
-            return {lead: f"{channel.lost}; {error}"}
-        return {}
+        why = await self._lead.lost()
+        if not why and self._lead.status is HostState.FAILED:
+            raise ReplicaEnded(self._lead.channel.status.why)
+        return {self._lead.stage: why} if why else {}
 
     async def _asked_for(self) -> Mapping[LiveStage, str]:
         """What the chain itself says it has lost. A stage that was only silent, and answers us, gets another chance."""
-        wanted = self._wanted()
+        wanted = self._lead.wanted if self._lead is not None else None
         if wanted is None or wanted.number <= self._asked:
             return {}
         self._asked = wanted.number
@@ -218,10 +213,6 @@ class ChainReplica:
         if not lost:
             await self._connect()
         return dict.fromkeys(lost, wanted.why)
-
-    def _wanted(self) -> Wanted | None:
-        wire = self.channel.status.wants if self.channel is not None and self.channel.lost is None else None
-        return None if wire is None else Wanted.from_wire(wire)
 
     async def _silent(self) -> Mapping[LiveStage, str]:
         """Stages that don't answer any more. All are asked how they are, if it is time."""
@@ -238,7 +229,7 @@ class ChainReplica:
         for stage, why in lost.items():
             self._staging.shun(stage.donor_id, why)
             self._drop(stage)
-        if self._lead in lost:
+        if self._lead is not None and self._lead.stage in lost:
             await self._detach()
         while missing := self._missing():
             try:
@@ -256,14 +247,14 @@ class ChainReplica:
             if self._stages and await self._staging.possible(self._stages):
                 raise ReplicaEnded(f"it is cut anew: {why}")
         self._enter(Phase.PLACING)
-        if (wanted := self._wanted()) is not None and self._lead is not None:
+        if self._lead is not None and (wanted := self._lead.wanted) is not None:
             with contextlib.suppress(StageLost):
-                await self._lead.call("give_up", wanted.number, why, within=self._patience.start)
+                await self._lead.stage.call("give_up", wanted.number, why, within=self._patience.start)
         await asyncio.sleep(LOOK)
         for stage, said in (await self._silent()).items():
             self._staging.shun(stage.donor_id, said)
             self._drop(stage)
-            if stage is self._lead:
+            if self._lead is not None and stage is self._lead.stage:
                 await self._detach()
 
     def _missing(self) -> list[range]:
@@ -308,9 +299,9 @@ class ChainReplica:
         self._stages = [one for one in self._stages if one not in gone] + list(new)
         self._sort()
         self.moves += 1
-        if self._lead in gone and self._lead is not None:
+        if self._lead is not None and self._lead.stage in gone:
             with contextlib.suppress(StageLost):  # its readers are told to go on elsewhere: here, with another lead
-                await self._lead.call("resign", within=self._patience.start)
+                await self._lead.stage.call("resign", within=self._patience.start)
             await self._detach()
         await self._connect()
         for one in gone:
@@ -323,37 +314,30 @@ class ChainReplica:
         self._version += 1
         self._arranged = tuple(self._stages)
         members = [one.member for one in self._stages]
-        lead = self._stages[-1]
-        if lead is self._lead:
+        last = self._stages[-1]
+        if self._lead is not None and self._lead.stage is last:
             with contextlib.suppress(StageLost):  # the next look finds it
-                await lead.call("arrange", self._version, members, within=self._patience.start)
+                await last.call("arrange", self._version, members, within=self._patience.start)
         else:
-            await self._install(lead)
+            await self._install(last)
         if self.channel is not None:
             self._say("")
             self._ready_at = self._ready_at or time.monotonic()
             self._enter(Phase.READY)
 
-    async def _install(self, lead: LiveStage) -> None:
+    async def _install(self, stage: LiveStage) -> None:
         """The last stage opens the chain and serves. When it fails, the next look finds who is lost."""
-        members = [one.member for one in self._stages]
+        sizes = await self._staging.measure()
         spec = LeadSpec(
-            engine=replace(self._deployment.spec(), dtype=(await self._staging.measure()).dtype),
-            num_blocks=(await self._staging.measure()).num_blocks,
+            engine=replace(self._deployment.spec(), dtype=sizes.dtype),
+            num_blocks=sizes.num_blocks,
             mend=self._patience.mend,
             pace=self._staging.pace,
         )
         self._asked = self._version = 0
+        lead = ChainLead(stage, self._link, self._patience, self._heard)
         try:
-            self._placed: Placed = await lead.call("lead", spec, self.epoch, members, within=self._patience.start)
-            channel = await self._open(self._placed, self._patience.silence)
-            while channel.lost is None and channel.status.state is HostState.LOADING:
-                await self._wake.wait()
-                self._wake.clear()
-            if channel.lost is not None or channel.status.state is not HostState.READY:
-                why = channel.lost or channel.status.why
-                await channel.close()
-                raise StageLost(f"{lead}: {why}")
+            await lead.install(spec, self.epoch, [one.member for one in self._stages])
         except (StageLost, ChannelLost) as error:
             self._failures += 1
             if self._failures >= TRIES:
@@ -361,26 +345,14 @@ class ChainReplica:
             logger.warning("chain %d of %s could not be opened: %s", self.epoch, self._deployment.model, error)
             self._looked = 0.0
             return
-        self._failures = 0
-        self._lead, self.channel = lead, channel
+        self._failures, self._lead = 0, lead
 
     async def _detach(self) -> None:
         """Nobody leads any more."""
-        channel, self.channel, self._lead = self.channel, None, None
-        if channel is not None:
-            await channel.close()
+        lead, self._lead = self._lead, None
+        if lead is not None:
+            await lead.channel.close()
         self._changed()
-
-    async def _open(self, placed: Placed, within: float) -> Channel:
-        silence = self._patience.silence
-        return await Channel.open(
-            placed.address,
-            tls=self._link.tls(placed.worker),
-            heartbeat=min(0.5, silence / 4),
-            deadline=silence,
-            patience=within,
-            told=self._heard,
-        )
 
     # ---- small things
 
