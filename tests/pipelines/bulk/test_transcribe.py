@@ -108,24 +108,24 @@ def test_credentials_of_a_storage_are_written_nowhere(client, tiny_whisper, tmp_
     assert "hush" not in str(spec.options)
 
 
-def test_workers_that_are_killed_lose_and_double_nothing(tiny_whisper, tmp_path, heard):
-    """One of two workers dies in the middle of a unit; then the driver stops, and the job goes on."""
-    source = write(tmp_path, [FILES[index % 3] for index in range(24)], pa.binary())
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(tiny_whisper, tmp_path, heard):
+    """The only worker dies in the middle of a unit; then the driver stops, and the job goes on."""
+    source = write(tmp_path, [FILES[index % 3] for index in range(12)], pa.binary())
     options = {"audio_column": "audio", "model": str(tiny_whisper.folder), "unit_rows": 3}
-    with cluster() as grid:
+    with cluster(workers=1) as grid:
         victims = grid.run(os.getpid)
-        grid.run(arm, "bulk.unit.computed", workers=[next(iter(victims))])
+        grid.run(arm, "bulk.unit.computed")
 
         def stop_once(look):
-            if look.units == 3:
+            if look.units == 2:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             transcribe_parquet(grid, source, tmp_path / "out", on_progress=stop_once, **options)
         report = transcribe_parquet(grid, source, tmp_path / "out", **options)
-        assert not set(victims.values()) <= set(grid.run(os.getpid).values()), "nobody was killed"
-    assert (report.rows, report.errors) == (24, 0)
-    assert report.reused_parts >= 3
+        assert not set(victims.values()) & set(grid.run(os.getpid).values()), "nobody was killed"
+    assert (report.rows, report.errors) == (12, 0)
+    assert report.reused_parts >= 2
     rows = read(tmp_path / "out").to_pylist()
-    assert [row["id"] for row in rows] == list(range(24))
-    assert [row["text"] for row in rows] == [heard[index % 3].text for index in range(24)]
+    assert [row["id"] for row in rows] == list(range(12))
+    assert [row["text"] for row in rows] == [heard[index % 3].text for index in range(12)]
