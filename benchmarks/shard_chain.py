@@ -1,218 +1,342 @@
-"""What a chain of stages costs. So far its first part: one hop between two processes on loopback.
+"""What a chain of stages costs and what it gives, on processes of this machine, with a delay between them.
 
-One JSON object on the last line: `hop_overhead_us`, by payload (a decode step of one, or of 16 tokens of a model of
-4,096 in float32): the median of one hop in µs (half of a round trip) of bytes over links, of a tensor over links, raw
-and as int8, of bytes over a raw asyncio stream and over `distributed.comm`, and of an array as a call of a Dask actor;
-`link_vs_raw` and `actor_vs_link`, of the bytes of one token.
-All take turns in short rounds, so that what disturbs one disturbs all.
+One JSON object on the last line. A Llama of 32 M parameters with random weights in float32, greedy answers, every stage
+a process of one torch thread; sequencer and head are in this one. Addresses on loopback are the machines
+(`shard_machines.py`): what passes between two of them takes the delay, each way.
+
+- `push_vs_star`, by delay in ms: tokens a second of one stream over four stages, hidden states pushed from stage to
+  stage, against a client in the middle that gets and sends on each of them (Petals' way): the same stages, links and
+  frames. The head is on the last stage's machine, the star's client on one of its own. `apart`: so is the head.
+- `pipelined_vs_serial`: tokens a second of 24 requests at once against one after the other, at 50 ms.
+- `chain_efficiency`: tokens a second of 8 requests at once, without delay. `three_cores`: three stages of one thread
+  against the whole model in this process on the same cores, with three threads or one, whichever is faster. `one_core`:
+  all on one, and one step under way, so that only what cutting costs is seen.
+- `recovery`: a stage is killed in the middle of an answer to 512 tokens: time to the next token over (detection + 1.3 ×
+  the time to the first token of such a prompt), for each place in a chain of three with a spare beside it.
+- `hang`: the pause of a stream when a stage is stopped (SIGSTOP) instead; `false_alarms`: how often else a chain broke.
+- `bytes_per_token_per_hop`, raw and int8.
+- `hop_overhead_us`: see `shard_hop.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import itertools
 import json
-import multiprocessing
+import os
+import platform
+import signal
 import statistics
-import struct
-import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import shard_hop
 import torch
-from distributed import Client, LocalCluster
-from distributed.comm import connect as connect_comm
-from distributed.comm import listen as listen_comm
+from shard_machines import BLOCK, BLOCKS, MODEL, Machine, Network, Star, context, join_network, machine, pin
+from shard_requests import LATE, Told, asked, engine, run
+from stage import SHAPES, make, say
 
-from idlegrid.actors.shards.codecs import Packed, pack, unpack
-from idlegrid.actors.shards.frame import Buffer, Codec
-from idlegrid.actors.shards.inlet import Inlet
-from idlegrid.actors.shards.leg import Door, Leg
-from idlegrid.actors.shards.link import Link
+from idlegrid.actors.llm.chain import LocalChain
+from idlegrid.actors.llm.stage import Stage
+from idlegrid.actors.shards.failover import Failover, Loss
+from idlegrid.actors.shards.frame import Codec
+from idlegrid.actors.shards.head import Head
+from idlegrid.actors.shards.loop_thread import LoopThread
 
-ROWS, HIDDEN = (1, 16), 4096
-ROUNDS, TURNS = 30, 20
-THERE, BACK = Leg(chain=bytes(16), epoch=1), Leg(chain=bytes([1] * 16), epoch=1)
-WITHIN = 30.0
-BYTES = b"bytes"
-"""Asks the other process to send back what came, without making a tensor of it."""
-LENGTH = struct.Struct(">Q")
-Hop = Callable[[torch.Tensor], Awaitable[Any]]
-
-
-def sending(link: Link, step: int, packed: Packed, note: bytes = b"") -> Awaitable[None]:
-    """The link's own coroutine."""
-    return link.send(
-        step,
-        note=note,
-        dtype=packed.dtype,
-        codec=packed.codec,
-        shape=packed.shape,
-        body=packed.body,
-        within=WITHIN,
-    )
+SHAPE = "llama-32m"
+LAYERS = SHAPES[SHAPE]["num_hidden_layers"]
+VOCAB = SHAPES[SHAPE]["vocab_size"]
+APART = machine(9)
+"""Where nobody else is."""
+EFFICIENCY_TURNS = 3
+KILLS, HANGS = 3, 4
+"""Rounds of three."""
 
 
-class Pair:
-    """Two links, there and back."""
-
-    def __init__(self, link: Link, inlet: Inlet) -> None:
-        self.link, self.inlet, self.step = link, inlet, 0
-
-    async def turn(self, tensor: torch.Tensor, codec: Codec = Codec.RAW) -> torch.Tensor:
-        await sending(self.link, self.step, pack(tensor, codec))
-        self.step += 1
-        return unpack(await self.inlet.receive(WITHIN))
-
-    async def turn_bytes(self, tensor: torch.Tensor) -> Buffer:
-        await sending(self.link, self.step, pack(tensor), BYTES)
-        self.step += 1
-        return (await self.inlet.receive(WITHIN)).body
+def cut(stages: int) -> list[range]:
+    """Layers in even parts."""
+    edges = [LAYERS * index // stages for index in range(stages + 1)]
+    return [range(*pair) for pair in itertools.pairwise(edges)]
 
 
-# ---- the other process
+# ---- a chain
 
 
-async def echo_links(inlet: Inlet, back: Door) -> None:
-    link = await Link.open(back, BACK)
-    while True:
-        frame = await inlet.receive()
-        as_they_are = Packed(frame.dtype, frame.codec, frame.shape, frame.body)
-        await sending(link, frame.step, as_they_are if frame.note == BYTES else pack(unpack(frame), frame.codec))
+class Grid:
+    """Stages in a row, and spares."""
 
+    def __init__(self, folder: Path, stages: int, cores: Sequence[int]) -> None:
+        self.folder, self.cores = folder, cores
+        self.stages = [Machine(folder, layers, number, cores) for number, layers in enumerate(cut(stages), 1)]
+        self.spares: list[Machine] = []
+        self.gone: list[Machine] = []
+        self.loop = LoopThread("grid")
 
-async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
+    @property
+    def all(self) -> list[Machine]:
+        return [*self.stages, *self.spares]
+
+    def delay(self, milliseconds: float) -> None:
+        """From now on."""
+        Network.delay = milliseconds / 1e3
+        for each in self.all:
+            each.ask("delay", Network.delay)
+
+    @contextmanager
+    def chain(self, beside: int | None = -1, codec: Codec = Codec.RAW, **head: Any) -> Iterator[Failover]:
+        """`beside`: which stage's machine the head is on; None: on its own."""
+        Network.here = APART if beside is None else self.stages[beside].host
+
+        async def opened() -> Failover:
+            made = Head(uuid.uuid4().bytes, MODEL, LAYERS, address=f"tcp://{Network.here}:0", **head)
+            places = [each.place() for each in self.stages]
+            return await Failover(made, places, self.replace, codec=codec).open()
+
+        chain = self.loop.run(opened()).result(LATE)
         try:
-            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            writer.write(LENGTH.pack(length) + await reader.readexactly(length))
-        except (ConnectionError, asyncio.IncompleteReadError):
-            return
+            yield chain
+        finally:
+            self.loop.run(chain.close()).result(LATE)
+
+    async def replace(self, loss: Loss) -> list[Any]:
+        """Each that is lost by the spare of its layers."""
+        for index in loss.lost:
+            old, spare = self.stages[index], next(one for one in self.spares if one.layers == loss.places[index].layers)
+            self.spares.remove(spare)
+            self.gone.append(old)
+            self.stages[index] = spare
+        return [each.place() for each in self.stages]
+
+    def close(self) -> None:
+        self.loop.stop()
+        self.loop.join()
+        for each in (*self.all, *self.gone):
+            each.end()
 
 
-async def echo_comm(comm: Any) -> None:
+# ---- what is measured
+
+
+def push_vs_star(grid: Grid) -> dict[str, Any]:
+    """Tokens a second of one stream, by delay."""
+    table: dict[str, Any] = {}
+    for delay in (0, 25, 50):
+        grid.delay(delay)
+        (request,) = asked(VOCAB, 1, 32, 64 if delay == 0 else 12, seed=delay)
+        rates: dict[str, float] = {}
+        for name, beside in (("push", -1), ("push_apart", None)):
+            with grid.chain(beside) as chain:
+                rates[name] = run(engine(chain), [request]).decode_rate()
+        Network.here = APART
+        star = Star(grid.stages)
+        rates["star"] = run(engine(star), [request]).decode_rate()
+        star.close()
+        table[str(delay)] = {
+            "ratio": round(rates["push"] / rates["star"], 2),
+            "apart": round(rates["push_apart"] / rates["star"], 2),
+            **{f"{name}_tokens_per_s": round(rate, 2) for name, rate in rates.items()},
+        }
+        say(f"push against star at {delay} ms: {table[str(delay)]}")
+    return table
+
+
+def pipelined_vs_serial(grid: Grid) -> dict[str, Any]:
+    """24 requests at once against one after the other."""
+    grid.delay(50)
+    with grid.chain() as chain:
+        core = engine(chain)
+        run(core, asked(VOCAB, 8, 32, 8, seed=1))  # as many under way as the round trip asks for, from then on
+        serial = statistics.mean(run(core, asked(VOCAB, 1, 32, 12, seed=2 + turn)).rate for turn in range(2))
+        pipelined = run(core, asked(VOCAB, 24, 32, 24, seed=4)).rate
+        depth = chain.depth
+    result = {
+        "ratio": round(pipelined / serial, 1),
+        "serial_tokens_per_s": round(serial, 2),
+        "pipelined_tokens_per_s": round(pipelined, 1),
+        "steps_under_way": depth,
+    }
+    say(f"24 at once at 50 ms: {result}")
+    return result
+
+
+def bytes_per_hop(grid: Grid) -> dict[str, int]:
+    """Of one token, note and header included, from the first stage to the second."""
+    grid.delay(0)
+    table = {}
+    for name, codec in (("raw", Codec.RAW), ("int8", Codec.INT8)):
+        with grid.chain(codec=codec) as chain:
+            before = grid.stages[0].ask("sent")
+            tokens = run(engine(chain), asked(VOCAB, 1, 32, 64, seed=5)).tokens
+            table[name] = round((grid.stages[0].ask("sent") - before) / (tokens + 31))
+    return table
+
+
+def chain_efficiency(folder: Path, cores: Sequence[int]) -> dict[str, Any]:
+    """8 requests at once: three stages in processes against the whole model here, with the same cores."""
+    table: dict[str, Any] = {}
+    mine = os.sched_getaffinity(0)
+    grid = Grid(folder, 3, cores)
+    whole = Stage(folder, range(LAYERS), dtype=torch.float32, num_blocks=BLOCKS, block_size=BLOCK)
     try:
-        while True:
-            await comm.write(await comm.read())
-    except OSError:
-        return
+        for name, used, depth in (("three_cores", cores[:3], None), ("one_core", cores[:1], 1)):
+            pin(used)
+            for each in grid.stages:
+                each.ask("cores", used)
+            table[name] = _efficiency(grid, whole, len(used), depth)
+            say(f"chain of three against one stage, {name}: {table[name]}")
+    finally:
+        pin(sorted(mine))
+        torch.set_num_threads(1)
+        grid.close()
+    return table
 
 
-def serve(pipe: Any) -> None:
-    """Everything that echoes."""
-    torch.set_num_threads(1)
-
-    async def live() -> None:
-        loop = asyncio.get_running_loop()
-        inlet = await Inlet.open()
-        inlet.admit(THERE.chain, epoch=1)
-        stream = await asyncio.start_server(echo_stream, "127.0.0.1", 0, limit=2**20)
-        async with await listen_comm("tcp://127.0.0.1:0", echo_comm) as comm:
-            pipe.send((inlet.door, stream.sockets[0].getsockname()[1], comm.contact_address))
-            echo = asyncio.create_task(echo_links(inlet, await loop.run_in_executor(None, pipe.recv)))
-            await loop.run_in_executor(None, pipe.recv)
-            echo.cancel()
-            stream.close()
-            await inlet.close()
-
-    asyncio.run(live())
-
-
-class Echo:
-    """The actor of the comparison."""
-
-    async def echo(self, values: Any) -> Any:
-        return values
-
-
-# ---- this process
-
-
-async def hops(stack: AsyncExitStack, pipe: Any) -> dict[str, Hop]:
-    """The ways there and back, by name."""
-    door, port, comm_address = pipe.recv()
-    inlet = await Inlet.open()
-    stack.push_async_callback(inlet.close)
-    inlet.admit(BACK.chain, epoch=1)
-    pipe.send(inlet.door)
-    link = await Link.open(door, THERE)
-    stack.push_async_callback(link.close)
-    pair = Pair(link, inlet)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
-    stack.callback(writer.close)
-    comm = await connect_comm(comm_address)
-    stack.push_async_callback(comm.close)
-    cluster = await stack.enter_async_context(
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, asynchronous=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
-        )
-    )
-    client = await stack.enter_async_context(Client(cluster, asynchronous=True, direct_to_workers=True))
-    actor = await client.submit(Echo, actor=True, pure=False)
-
-    async def raw(tensor: torch.Tensor) -> Any:
-        body = tensor.numpy()
-        writer.write(LENGTH.pack(body.nbytes) + body.tobytes())
-        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        return await reader.readexactly(length)
-
-    async def dask_comm(tensor: torch.Tensor) -> Any:
-        await comm.write({"x": tensor.numpy().tobytes()})
-        return (await comm.read())["x"]
-
-    async def dask_actor(tensor: torch.Tensor) -> Any:
-        return await actor.echo(tensor.numpy())
-
+def _efficiency(grid: Grid, whole: Stage, threads: int, depth: int | None) -> dict[str, Any]:
+    """All sides take turns; the whole model with one thread, too, where more make it slower."""
+    sides = {"chain": 1, "whole": threads} | ({"whole_one_thread": 1} if threads > 1 else {})
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    whole.step = -1
+    with grid.chain(depth=depth) as chain:
+        here, there = engine(LocalChain([whole])), engine(chain)
+        for turn in range(EFFICIENCY_TURNS + 1):
+            for side, number in sides.items():
+                torch.set_num_threads(number)
+                rate = run(there if side == "chain" else here, asked(VOCAB, 8, 64, 32, seed=turn)).rate
+                if turn:  # the first one warms up
+                    rates[side].append(rate)
+        under_way = chain.depth
+    medians = {side: statistics.median(each) for side, each in rates.items()}
+    best = max(rate for side, rate in medians.items() if side != "chain")
     return {
-        "link": pair.turn_bytes,
-        "link_tensor": pair.turn,
-        "link_int8": lambda tensor: pair.turn(tensor, Codec.INT8),
-        "raw_asyncio": raw,
-        "distributed_comm": dask_comm,
-        "dask_actor": dask_actor,
+        "ratio": round(medians["chain"] / best, 2),
+        **{f"{side}_tokens_per_s": [round(rate) for rate in each] for side, each in rates.items()},
+        "steps_under_way": under_way,
     }
 
 
-async def measure(pipe: Any) -> dict[str, Any]:
-    """µs of one hop, by payload and way."""
-    table: dict[str, dict[str, float]] = {}
-    async with AsyncExitStack() as stack:
-        ways = await hops(stack, pipe)
-        for rows in ROWS:
-            tensor = torch.randn(rows, HIDDEN)
-            taken: dict[str, list[float]] = {name: [] for name in ways}
-            for number in range(ROUNDS + 1):
-                for name, way in ways.items():
-                    for _ in range(TURNS):
-                        since = time.perf_counter()
-                        await way(tensor)
-                        if number:  # the first round warms up
-                            taken[name].append((time.perf_counter() - since) / 2 * 1e6)
-            medians = {name: round(statistics.median(each), 1) for name, each in taken.items()}
-            table[f"{rows}x{HIDDEN}"] = medians
-            print(f"{rows:3} x {HIDDEN}: " + ", ".join(f"{name} {value:.0f} µs" for name, value in medians.items()))
-    small = table[f"1x{HIDDEN}"]
+class Losing:
+    """A chain of three with spares; one after the other its stages are killed, or stopped."""
+
+    def __init__(self, grid: Grid, chain: Failover) -> None:
+        self.grid, self.chain = grid, Told(chain)
+        self.core, self._seeds = engine(self.chain), itertools.count(100)
+        self._run(4)
+
+    def once(self, place: int, number: int) -> dict[str, float]:
+        """Before the sixth token of an answer to 512. Times in seconds."""
+        victim, happened = self.grid.stages[place], list[float]()
+
+        def happens() -> None:
+            victim.signal(number)
+            happened.append(time.perf_counter())
+
+        _, prefill = self._run(2)
+        self.chain.answers, self.chain.at, self.chain.happens = 0, 6, happens
+        times, _ = self._run(16)
+        self.chain.at, (at,) = -1, happened
+        recovery = min(each for each in times if each > at) - at
+        detection = self.chain.broken - at
+        return {
+            "detection_s": detection,
+            "prefill_s": prefill,
+            "recovery_s": recovery,
+            "ratio": recovery / (detection + 1.3 * prefill),
+            "stall_s": max(later - sooner for sooner, later in itertools.pairwise(times)),
+        }
+
+    def _run(self, answer: int) -> tuple[list[float], float]:
+        """When its tokens came, and the seconds to the first."""
+        result = run(self.core, asked(VOCAB, 1, 512, answer, next(self._seeds)))
+        (times,) = result.told.values()
+        return times, times[0] - result.began
+
+
+def recovery(folder: Path, cores: Sequence[int]) -> dict[str, Any]:
+    """Each place in turn."""
+    grid, killed, stopped = Grid(folder, 3, cores), list[dict[str, float]](), list[dict[str, float]]()
+    numbers = itertools.count(4)
+    grid.spares = [Machine(folder, layers, next(numbers), cores) for layers in cut(3)]
+    try:
+        grid.delay(0)
+        with grid.chain() as chain:
+            losing = Losing(grid, chain)
+            for place in [0, 1, 2] * KILLS:
+                victim = grid.stages[place]
+                killed.append(losing.once(place, signal.SIGKILL))
+                grid.spares.append(Machine(folder, victim.layers, next(numbers), cores))
+                assert grid.spares[-1].door
+            for place in [0, 1, 2] * HANGS:
+                victim = grid.stages[place]
+                stopped.append(losing.once(place, signal.SIGSTOP))
+                victim.signal(signal.SIGCONT)
+                grid.gone.remove(victim)
+                grid.spares.append(victim)
+            mended = chain.mended
+    finally:
+        grid.close()
+    say(f"killed: {killed}; stopped: {stopped}")
+    names = ("ratio", "detection_s", "prefill_s", "recovery_s")
     return {
-        "hop_overhead_us": table,
-        "link_vs_raw": round(small["link"] / small["raw_asyncio"], 2),
-        "actor_vs_link": round(small["dask_actor"] / small["link"], 2),
+        "recovery": {name: round(statistics.median(each[name] for each in killed), 3) for name in names}
+        | {"worst_ratio": round(max(each["ratio"] for each in killed), 2), "kills": len(killed)},
+        "hang": {
+            "stall_p50_s": round(statistics.median(each["stall_s"] for each in stopped), 2),
+            "stall_worst_s": round(max(each["stall_s"] for each in stopped), 2),
+            "hangs": len(stopped),
+            "false_alarms": mended - len(killed) - len(stopped),
+        },
     }
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=["hop", "push", "pipelined", "bytes", "efficiency", "recovery"])
+    arguments = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    context.set_forkserver_preload(["shard_machines", "transformers.models.llama.configuration_llama"])
     torch.set_num_threads(1)
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there,))
-    process.start()
-    try:
-        print(json.dumps(asyncio.run(measure(here))))
-    finally:
-        here.send("end")
-        process.join(10)
+    torch.manual_seed(0)
+    join_network(APART)
+    result: dict[str, Any] = {}
+    since = time.perf_counter()
+    if "hop" in arguments.parts:
+        result |= shard_hop.measured()
+    with tempfile.TemporaryDirectory(prefix="idlegrid-bench-") as name:
+        folder = Path(name)
+        make(SHAPE, torch.float32, folder)
+        grid = Grid(folder, 4, cores)
+        try:
+            if "push" in arguments.parts:
+                result["push_vs_star"] = push_vs_star(grid)
+            if "pipelined" in arguments.parts:
+                result["pipelined_vs_serial"] = pipelined_vs_serial(grid)
+            if "bytes" in arguments.parts:
+                result["bytes_per_token_per_hop"] = bytes_per_hop(grid)
+        finally:
+            grid.close()
+        if "efficiency" in arguments.parts:
+            result["chain_efficiency"] = chain_efficiency(folder, cores)
+        if "recovery" in arguments.parts:
+            result |= recovery(folder, cores)
+    result["conditions"] = {
+        "cores": len(cores),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "distributed": version("distributed"),
+    }
+    result["seconds"] = round(time.perf_counter() - since)
+    print(json.dumps(result))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

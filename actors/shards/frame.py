@@ -17,7 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .errors import FrameRefused
 
@@ -119,7 +119,7 @@ class Frame(NamedTuple):
 class Announced(NamedTuple):
     """A header that was found good."""
 
-    fields: tuple[Any, ...]
+    fields: tuple[Kind, Codec, Dtype, bytes, bytes, range, int, int, tuple[int, ...]]
     """Of the frame, without its content."""
     note: int
     """Bytes."""
