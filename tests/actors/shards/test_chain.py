@@ -2,12 +2,13 @@
 
 import random
 import threading
+import uuid
 from dataclasses import replace
 
 import pytest
 import torch
 from cut_scenario import BLOCK, BLOCKS, GREEDY, cuts, generate, requests, sequencer, truth
-from hosts import PACE, Fleet
+from hosts import MODEL, PACE, Fleet
 
 from idlegrid.actors.llm.chain import ChainBroken, LocalChain
 from idlegrid.actors.llm.plan import Plan, Span
@@ -15,8 +16,10 @@ from idlegrid.actors.llm.request import Sampling
 from idlegrid.actors.llm.sampling import SamplingRow
 from idlegrid.actors.llm.stage import Stage
 from idlegrid.actors.shards.errors import LinkFenced
-from idlegrid.actors.shards.frame import Codec
-from idlegrid.actors.shards.head import StepLost
+from idlegrid.actors.shards.frame import Codec, Frame, Kind
+from idlegrid.actors.shards.head import Head, StepLost
+from idlegrid.actors.shards.link import Link
+from idlegrid.actors.shards.step_wire import step_to_note, to_rows
 
 pytestmark = pytest.mark.slow
 ALL = tuple(cuts())
@@ -158,6 +161,54 @@ def test_a_stage_that_was_replaced_can_not_disturb_the_chain(make_model):
         assert fleet.head.compute(replace(plan, step=1), rows()) == right
 
 
+class Zombie:
+    """A sender of an epoch that is over."""
+
+    def __init__(self):
+        self.told = []
+
+    def refuse(self, why, epoch):
+        self.told.append((why, epoch))
+
+
+@pytest.mark.parametrize("fenced", [True, False], ids=["fenced", "control"])
+def test_a_late_frame_of_an_old_epoch_is_refused_and_without_the_fence_it_answers_for_another(
+    fenced, make_model, monkeypatch
+):
+    """S4. Control: the frame says the epoch that holds, as if there were none, and takes the place of a step of it."""
+    model, sent = make_model("llama"), []
+    wrong, right = (int(model.logits(prompt)[-1].argmax()) for prompt in ((5, 6, 7), (9, 10, 12)))
+    assert wrong != right
+    send = Link.send
+
+    async def kept(link, step, **sending):
+        sent.append((link.leg, step, {name: value for name, value in sending.items() if name != "within"}))
+        await send(link, step, **sending)
+
+    with Fleet(model, THREE) as fleet:
+        fleet.connect()
+        monkeypatch.setattr(Link, "send", kept)
+        assert fleet.head.compute(Plan(0, (Span(0, (5, 6, 7), (0,), 1),)), rows()).ids == (wrong,)
+        leg, step, what = next(each for each in sent if each[0].layers == THREE[1])
+        what["note"] = step_to_note(Plan(1, (Span(0, (5, 6, 7), (0,), 1),)), to_rows(rows()), ids=False)  # as if lost
+        fleet.connect()
+        release, last, zombie = hang(fleet.stages[1].stage), fleet.stages[2], Zombie()
+        answer = fleet.head.submit(Plan(2, (Span(0, (9, 10, 12), (0,), 1),)), rows())
+        epoch = leg.epoch if fenced else fleet.head.epoch
+        frame = Frame(Kind.DATA, chain=leg.chain, model=leg.model, layers=leg.layers, epoch=epoch, step=step, **what)
+
+        async def comes():
+            inlet = last.host._inlet
+            inlet.data(zombie, inlet._chains[leg.chain], frame)
+
+        last.thread.run(comes()).result()
+        if fenced:
+            release.set()
+            assert zombie.told == [("the chain is in epoch 2", 2)]
+        assert answer.result(60).ids == ((right,) if fenced else (wrong,))
+        release.set()
+
+
 def test_a_chain_that_is_not_connected_says_so(make_model):
     with Fleet(make_model("llama"), THREE) as fleet:
         with pytest.raises(ChainBroken, match="not connected"):
@@ -182,3 +233,13 @@ def test_an_answer_that_does_not_come_breaks_the_chain_in_time(make_model):
             fleet.head.compute(Plan(1, (Span(0, (5,), (0,), 1),)), rows())
         release.set()
     assert PACE.silence > 0.3  # it was the step's own deadline
+
+
+def test_a_new_sequencer_takes_the_same_stages_and_counts_its_own_steps(make_model):
+    model = make_model("llama")
+    with Fleet(model, THREE) as fleet:
+        fleet.connect().head.compute(Plan(7, (Span(0, (5, 6), (0,), 1),)), rows())
+        fleet.head.close()
+        fleet.head = Head(uuid.uuid4().bytes, MODEL, 3, pace=PACE, deadline=60.0)
+        answer = fleet.connect().head.compute(Plan(0, (Span(0, (9, 10), (0,), 1),)), rows())
+        assert answer.ids == (int(model.logits([9, 10])[-1].argmax()),)
