@@ -21,7 +21,7 @@ class Offer:
     address: str
     """Dask's, of its worker."""
     score: float = 0.0
-    """Of placement: the higher, the better."""
+    """The higher, the better."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,9 +127,12 @@ class ChainReplica:
     async def retire(self) -> None:
         """End it and give all places back, as far as the workers still answer. Idempotent."""
         await end(self._task)
+        await self._free()
         self._enter(Phase.ENDED)
+
+    async def _free(self) -> None:
+        """Give all places back. Who leads first: readers are told to go on elsewhere before their stages are gone."""
         stages, self._stages = self._stages, []
-        # who leads first: readers are told to go on elsewhere before their stages are gone
         await asyncio.gather(*(one.release() for one in stages if self._lead and one is self._lead.stage))
         await self._detach()
         await asyncio.gather(*(one.release() for one in stages), *self._leaving)
@@ -148,6 +151,7 @@ class ChainReplica:
             logger.exception("chain %d of %s failed", self.epoch, self._deployment.model)
             why = f"{type(error).__name__}: {error}"
         self._why = why
+        await self._free()  # whoever comes next may want these donors
         self._enter(Phase.ENDED)
 
     async def _measure(self) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...grid.jobs import Ask
 from ...grid.layers.capacity import LayerDonor
 from ...grid.layers.presumed import presumed_layer_rate
+from ...grid.regions import nearness
+from ...grid.scoring import factor
 from ...grid.verdicts import Reason
 from .chain_plan import Offer
 from .link import GridLink
@@ -24,22 +26,27 @@ class Facts:
     """The donors, as the grid knew them at one moment."""
 
     offers: tuple[Offer, ...]
-    """Those who would take the ask, best first."""
+    """Those who would take the ask."""
     rows: Mapping[str, Mapping[str, Any]]
     """All, by id: see `grid_state`."""
-    device: str
-    layer_bytes: int
+    needs: Needs
 
     def of(self, donor_id: str, held: int) -> Offer | None:
         """A donor that holds a stage of so many bytes, as if it didn't. None: it is not here."""
         row = self.rows.get(donor_id)
-        if row is None:
-            return None
-        found = offer_of(row, 0.0, device=self.device, layer_bytes=self.layer_bytes)
-        return replace(found, donor=replace(found.donor, memory_bytes=found.donor.memory_bytes + held))
+        return None if row is None else offer_of(row, self.needs, held=held)
 
 
-async def facts(link: GridLink, ask: Ask, key: str, *, device: str, layer_bytes: int) -> Facts:
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What decides how good a donor is."""
+
+    layer_bytes: int
+    device: str = "cpu"
+    region: str | None = None
+
+
+async def facts(link: GridLink, ask: Ask, key: str, needs: Needs) -> Facts:
     """Ask the scheduler. `key` draws the lots of those who take a share of the work.
 
     Raises OSError and TimeoutError when it doesn't answer.
@@ -47,27 +54,30 @@ async def facts(link: GridLink, ask: Ask, key: str, *, device: str, layer_bytes:
     state = await link.ask("grid_state")
     told = await link.ask("grid_explain", ask=ask.to_annotation(), key=key)
     rows = {row["id"]: row for row in state["workers"]}
-    offers = (
-        offer_of(rows[said["worker"]], said["score"] or 0.0, device=device, layer_bytes=layer_bytes)
-        for said in told["candidates"]
-        if said["verdict"] == Reason.ACCEPTED and said["worker"] in rows
-    )
-    return Facts(tuple(offers), rows, device, layer_bytes)
+    able = (said["worker"] for said in told["candidates"] if said["verdict"] == Reason.ACCEPTED)
+    return Facts(tuple(offer_of(rows[donor], needs) for donor in able if donor in rows), rows, needs)
 
 
-def offer_of(row: Mapping[str, Any], score: float, *, device: str, layer_bytes: int) -> Offer:
-    """A donor's row of the scheduler's document as the rules on layers see it."""
-    on_gpu = device != "cpu" and row["gpu_memory_free_gb"] is not None
+def offer_of(row: Mapping[str, Any], needs: Needs, *, held: int | None = None) -> Offer:
+    """A donor's row of the scheduler's document as the rules on layers see it. `held`: bytes of the stage that it has,
+    and would have no more.
+
+    Its score is its speed, times what placement takes off for those that are far or busy: the same for all who compare.
+    """
+    on_gpu = needs.device != "cpu" and row["gpu_memory_free_gb"] is not None
     gpu = row["gpu_model"] or "a GPU" if on_gpu else None
-    speed = presumed_layer_rate(gpu, row["threads"], layer_bytes, row["pace"])
+    free = int(row["gpu_memory_free_gb"] * 1e9) if on_gpu else _main_memory(row)
     donor = LayerDonor(
         id=row["id"],
         region=row["region"],
-        memory_bytes=int(row["gpu_memory_free_gb"] * 1e9) if on_gpu else _main_memory(row),
-        layer_rate=speed,
+        memory_bytes=free + (held or 0),
+        layer_rate=presumed_layer_rate(gpu, row["threads"], needs.layer_bytes, row["pace"]),
         reliability=row["score"],
     )
-    return Offer(donor, row["address"], score)
+    busy = row["running"] > (0 if held is None else 1)
+    return Offer(
+        donor, row["address"], donor.rate * factor(nearness(needs.region, donor.region), busy=busy, loaded=False)
+    )
 
 
 def _main_memory(row: Mapping[str, Any]) -> int:

@@ -16,7 +16,7 @@ from ...grid.layers.replanning import Hysteresis
 from ...grid.layers.shape import LayerRange
 from .chain_plan import Cut, Part, Split, better, cut
 from .deployment import Deployment
-from .donor_facts import Facts, facts
+from .donor_facts import Facts, Needs, facts
 from .link import GridLink
 from .live_stage import LiveStage, StageLost, StageRefused
 from .model_shape import Sizes, configuration, sizes_of
@@ -80,9 +80,9 @@ class Staging:
         shunned = {donor for donor, (_, until) in self._shunned.items() if now < until}
         ask = self._deployment.stage_ask(self._excluded | taken | shunned, seconds=2 * self._patience.notice)
         key = f"{self._deployment.model} {id(self)}"
-        layer_bytes = sizes.capacity.model.layer_bytes
+        needs = Needs(sizes.capacity.model.layer_bytes, self._deployment.device, self._deployment.region)
         try:
-            return await facts(self._link, ask, key, device=self._deployment.device, layer_bytes=layer_bytes)
+            return await facts(self._link, ask, key, needs)
         except (OSError, TimeoutError) as error:
             raise Uncovered(f"the scheduler can't be asked for donors: {error or type(error).__name__}") from error
 

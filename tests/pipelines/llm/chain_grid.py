@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+from dataclasses import replace
 from typing import Any, Self
 
 from serving_helpers import until
@@ -32,13 +33,19 @@ context.set_forkserver_preload(
 )
 
 
-def live(scheduler: str, donor: Donor, memory: str) -> None:
+def live(scheduler: str, donor: Donor, memory: str, threads: int) -> None:
     """A worker, until it is killed."""
     from distributed import Worker
 
     async def serve() -> None:
         plugins = [DonorPlugin(donor)]
-        options = {"nthreads": 1, "dashboard": False, "name": donor.id, "host": "127.0.0.1", "memory_limit": memory}
+        options = {
+            "nthreads": threads,
+            "dashboard": False,
+            "name": donor.id,
+            "host": "127.0.0.1",
+            "memory_limit": memory,
+        }
         worker = await Worker(scheduler, plugins=plugins, **options)
         await worker.finished()
 
@@ -62,11 +69,11 @@ class ChainGrid:
             protocol="tcp", host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
         )
 
-    def join(self, *names: str, memory: str = "4GB", **limits: Any) -> None:
+    def join(self, *names: str, memory: str = "4GB", threads: int = 1) -> None:
         for name in names:
-            donor = Donor(id=name, name=name, supported_types=frozenset({"llm"}), limits=Limits(**limits))
+            donor = Donor(id=name, name=name, supported_types=frozenset({"llm"}))
             self.processes[name] = context.Process(
-                target=live, args=(self.scheduler.address, donor, memory), daemon=True
+                target=live, args=(self.scheduler.address, donor, memory, threads), daemon=True
             )
             self.processes[name].start()
 
@@ -106,3 +113,10 @@ def split(stages: int | None = None, **fields: Any) -> Deployment:
     """The small model in stages."""
     options = {"num_blocks": 64, "max_context": 512, **fields.pop("options", {})}
     return Deployment(model=MODEL, stages=stages, dtype="float32", options=options, **fields)
+
+
+def set_hours(start: int | None, end: int | None, dask_worker: Any) -> None:
+    """Runs on a worker: its owner changes the hours."""
+    plugin = DonorPlugin.of(dask_worker)
+    assert plugin is not None
+    plugin.set_donor(replace(plugin.donor, limits=Limits(working_hours_start=start, working_hours_end=end)))

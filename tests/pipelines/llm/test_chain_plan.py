@@ -10,7 +10,7 @@ from idlegrid.grid.layers.replanning import Hysteresis
 from idlegrid.grid.layers.shape import ModelShape, Traffic
 from idlegrid.pipelines.llm.chain_plan import Offer, Part, Split, better, cut, rate
 from idlegrid.pipelines.llm.deployment import Deployment
-from idlegrid.pipelines.llm.donor_facts import UNLIMITED, offer_of
+from idlegrid.pipelines.llm.donor_facts import UNLIMITED, Needs, offer_of
 from idlegrid.pipelines.llm.model_shape import NoShape, configuration, local_layers, sizes_of
 from idlegrid.pipelines.llm.staging import holes
 
@@ -88,12 +88,17 @@ def test_what_a_donor_brings():
     row = {
         "id": "a", "region": "oceania", "address": "tcp://a", "score": 0.75, "gpu_model": "NVIDIA GeForce RTX 4090",
         "gpu_memory_free_gb": 20.0, "memory_gb": 8.0, "memory_used_gb": 3.0, "threads": 4, "pace": 1.0,
+        "running": 1,
     }  # fmt: skip
-    on_gpu = offer_of(row, 1.0, device="cuda", layer_bytes=10**9).donor
+    on_gpu = offer_of(row, Needs(10**9, "cuda")).donor
     assert (on_gpu.memory_bytes, on_gpu.layer_rate, on_gpu.reliability) == (20 * 10**9, 1008.0, 0.75)
-    on_cpu = offer_of(row, 1.0, device="cpu", layer_bytes=10**9).donor
+    own = offer_of(row, Needs(10**9), held=10**9)
+    assert (own.donor.memory_bytes, own.score) == (55 * 10**8, 0.75 * 20.0), "its own stage makes nobody busy"
+    on_cpu = offer_of(row, Needs(10**9)).donor
     assert (on_cpu.memory_bytes, on_cpu.layer_rate) == (45 * 10**8, 20.0)
-    assert offer_of({**row, "memory_gb": None}, 1.0, device="cpu", layer_bytes=1).donor.memory_bytes == UNLIMITED
+    assert offer_of(row, Needs(10**9, region="oceania")).score == pytest.approx(0.1 * 0.75 * 20.0)
+    assert offer_of(row, Needs(10**9, region="asia-east")).score < 0.1 * 0.75 * 20.0
+    assert offer_of({**row, "memory_gb": None}, Needs(1)).donor.memory_bytes == UNLIMITED
 
 
 def test_the_speed_that_is_presumed():

@@ -2,9 +2,11 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
-from chain_grid import CALM, LAYERS, MODEL, ChainGrid, split
+from chain_grid import CALM, LAYERS, MODEL, ChainGrid, set_hours, split
 from distributed import Client
 from serving_helpers import Reader, a_request, ready, until
 
@@ -77,6 +79,14 @@ async def control(grid, donor, action):
         await client.scheduler.grid_control(donor=donor, action=action)
 
 
+async def hours(grid, donor, until_after):
+    """Its owner lends it until the end of this hour, UTC; None: always."""
+    bounds = {} if until_after is None else {"start": (until_after - 1) % 24, "end": (until_after + 1) % 24}
+    address = grid.scheduler.grid.roster.get(donor).ws.address
+    async with Client(grid.scheduler.address, asynchronous=True) as client:
+        await client.run(set_hours, bounds.get("start"), bounds.get("end"), workers=[address])
+
+
 async def served(service):
     return (await service.models())[0]
 
@@ -126,18 +136,21 @@ async def test_a_stage_that_is_killed_in_mid_answer_makes_a_pause_and_nothing_el
     await grid.idle()
 
 
-@pytest.mark.parametrize("which", ["first", "last"])
-async def test_a_stage_whose_donor_drains_is_moved_before_it_leaves(which, grid, right):
+@pytest.mark.parametrize("why", ["it drains", "its window closes", "it drains and leads"])
+async def test_a_stage_is_moved_before_its_donor_leaves(why, grid, right):
     """The last one leads: its readers go on at the next lead."""
     await grid.whole(*"abcd")
-    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM) as service:
+    patience = replace(CALM, notice=7200.0)
+    async with LlmService(grid.scheduler.address, [split(3)], patience=patience) as service:
         await ready(service, 1, MODEL)
-        before = held(service)
-        layers = range(2) if which == "first" else range(4, 6)
-        leaver = next(donor for donor, its in before.items() if its == layers)
+        leads = why == "it drains and leads"
+        leaver = next(donor for donor, its in held(service).items() if its.start == (4 if leads else 0))
         reader = Reader(service, drawing("r"), MODEL)
         await reader.at_least(10)
-        await control(grid, leaver, "drain")
+        if why == "its window closes":
+            await hours(grid, leaver, datetime.now(UTC).hour)
+        else:
+            await control(grid, leaver, "drain")
         try:
             await until(lambda: leaver not in held(service))
             await until(lambda: not grid.running()[leaver])
@@ -146,10 +159,32 @@ async def test_a_stage_whose_donor_drains_is_moved_before_it_leaves(which, grid,
             assert reader.tokens == right["drawn"]
             replica = service._models[MODEL].supervisor.replicas()[0]
             assert (replica.moves, len(held(service))) == (1, 3)
-            assert (await served(service)).losses == (0 if which == "first" else 1)
+            assert (await served(service)).losses == leads
         finally:
+            await hours(grid, leaver, None)
             await control(grid, leaver, "resume")
     await grid.idle()
+
+
+async def test_a_faster_donor_that_comes_makes_another_cut_that_goes_on_with_the_answer(grid, right, monkeypatch):
+    """Its donors need other layers then: the chain is given up, and the next one has all of them to choose from."""
+    monkeypatch.setattr(chain_replica, "IMPROVE", 0.2)
+    await grid.whole(*"abcd")
+    async with LlmService(grid.scheduler.address, [split(2)], patience=CALM) as service:
+        await ready(service, 1, MODEL)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.join("fast", threads=16)
+        await until(lambda: len(held(service).get("fast", ())) == LAYERS - 1)
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == right["drawn"]
+        await ready(service, 1, MODEL)
+        chain = service._models[MODEL].supervisor.replicas()[0].epoch
+        await asyncio.sleep(5 * chain_replica.IMPROVE)
+        assert [one.epoch for one in service._models[MODEL].supervisor.replicas()] == [chain], "and no other one"
+        await service.withdraw(MODEL)
+        await grid.idle()
+    grid.kill("fast")
 
 
 async def test_what_nobody_can_hold_is_said_with_the_layers_and_the_memory_and_comes_when_it_can(grid):
