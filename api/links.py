@@ -49,8 +49,8 @@ def unreachable(address: str, timeout: float, error: Exception) -> ConnectionErr
         return ConnectionError(f"{address!r} is not the address of a scheduler ({error}); it is like tcp://host:8786")
     if isinstance(error, FatalCommClosedError):
         return ConnectionError(
-            f"what answers at {address} has no certificate of the CA that is known here, or refuses this machine's; make "
-            "one with `idlegrid admin certificate` where the grid runs"
+            f"what answers at {address} has no certificate of the CA that is known here, or refuses ours; make one "
+            "with `idlegrid admin certificate` where the grid runs"
         )
     return ConnectionError(
         f"no grid answers at {address} within {timeout:g} s; start one with `idlegrid up`, or name the address of "

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distributed import Scheduler, Worker
+from distributed import Worker
 from distributed.security import Security
 
 from idlegrid.grid.certificate_files import Paper, renew
@@ -43,10 +43,9 @@ async def gated_cluster(papers: Papers, *names: str, gate: bool = True) -> Async
     """A scheduler and a worker for each name; without the gate everything else is the same."""
     security = papers.gated if gate else papers.stock
     place = {"host": "127.0.0.1", "protocol": "tls://", "dashboard": False, "dashboard_address": ":0"}
-    kind = GridScheduler if gate else Scheduler
     async with (
         contextlib.AsyncExitStack() as stack,
-        kind(port=0, security=security(Role.SCHEDULER, "scheduler"), **place) as s,
+        GridScheduler(port=0, security=security(Role.SCHEDULER, "scheduler"), **place) as s,
     ):
         papers.scheduler = s.address
         workers = [

@@ -50,7 +50,7 @@ def pid(**_):
 
 
 def calls(worker):
-    """What a client may have the scheduler do; `worker`: address of one. Each is answered on a stock scheduler."""
+    """What a client may have the scheduler do; `worker`: address of one. Each is answered where there is no gate."""
     run = {"op": "run", "function": pickled(pid)}
     return {
         "register-client": {"client": "evil", "versions": {}},
@@ -119,8 +119,8 @@ async def test_a1_a_worker_s_certificate_gets_none_of_a_client_s_calls(papers):
 async def test_a1_control_without_the_gate_they_succeed(papers):
     async with gated_cluster(papers, "honest", gate=False) as (s, [worker]):
         done = await tried(s.address, worker.address, papers.stock(Role.WORKER, "evil"))
-    assert len(done) >= 20
-    assert {"register-client", "run_function", "broadcast", "proxy", "register_scheduler_plugin"} <= done
+        assert calls("").keys() <= s.handlers.keys()
+    assert done == calls("").keys()
 
 
 async def test_a_registered_worker_gets_no_more_on_its_stream(papers):
@@ -259,6 +259,17 @@ async def test_work_flows_between_workers_and_nothing_else_does(papers):
         assert set((await client.run(os.getpid)).values()) == {os.getpid()}
         for op in ("run", "plugin-add", "terminate", "get_logs", "actor_execute"):
             assert not await answered(a.address, papers.stock(Role.WORKER, "b"), op, {"function": pickled(pid)})
+
+
+async def test_what_remains_a_client_opens_the_results_that_it_fetches(papers, tmp_path):
+    """Not a promise: the limit of it, told in docs/security.md. It must be told there for as long as this passes."""
+    async with (
+        gated_cluster(papers, "evil"),
+        Client(papers.scheduler, security=papers.gated(Role.CLIENT, "me"), asynchronous=True) as client,
+    ):
+        future = client.submit(Canary, tmp_path / "a")
+        await future
+    assert (tmp_path / "a").exists()
 
 
 async def test_a_worker_can_not_stand_in_for_the_scheduler(papers):

@@ -9,9 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import dask
 import pytest
 from distributed import Client, get_worker
+from distributed.core import rpc
+from distributed.protocol.pickle import dumps
+from gated_cluster import Papers
 from small_cluster import annotation, donor
 from tornado.httpclient import AsyncHTTPClient
 
+from idlegrid.grid.peers import Role
 from idlegrid.scheduler_plugins.machine import VARIABLE, to_variable
 
 PRELOAD = ["--preload", "idlegrid.scheduler_plugins.preload"]
@@ -73,3 +77,38 @@ async def test_stock_scheduler_and_stock_workers_become_a_grid(tmp_path):
             assert set(await client.gather(client.map(where, range(30), pure=False))) <= {"one", "two"}
         page = await AsyncHTTPClient().fetch(dashboard.rsplit("/", 1)[0] + "/grid")
         assert '<a href="grid">Grid</a>' in page.body.decode()
+
+
+async def test_stock_processes_are_gated_on_a_grid_with_tls(tmp_path):
+    """A stock scheduler, and a stock worker under a nanny, with certificates and the preload: nothing but settings."""
+    papers = Papers(tmp_path / "tls")
+    tls = {"IDLEGRID_SCHEDULER_TLS": "true"}
+
+    def shown(role, name):
+        paper = papers.paper(role, name)
+        return ["--tls-ca-file", str(paper.authority), "--tls-cert", str(paper.file), "--protocol", "tls"]
+
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        where_to = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
+        own = shown(Role.SCHEDULER, "scheduler")
+        scheduler = await enter(dask_process("scheduler", *where_to, *own, *PRELOAD, env=tls))
+        papers.scheduler = address = (await said(scheduler, "Scheduler at:")).split()[-1]
+        options = ["--no-dashboard", "--nthreads", "1", "--host", "127.0.0.1", "--local-directory", str(tmp_path)]
+        nanny = ["--nanny", "--preload-nanny", PRELOAD[1]]
+        await enter(dask_process("worker", address, *options, *nanny, *shown(Role.WORKER, "w"), *PRELOAD, env=tls))
+        client = await enter(Client(address, asynchronous=True, security=papers.gated(Role.CLIENT, "me")))
+        await client.wait_for_workers(1, timeout=60)
+        [row] = (await client.scheduler.grid_state())["workers"]
+        assert row["id"].startswith("w/")
+        assert await client.submit(sum, [1, 2]) == 3
+        [nanny_at] = [one["nanny"] for one in client.scheduler_info()["workers"].values()]
+        evil = papers.stock(Role.WORKER, "evil").get_connection_args("worker")
+        [worker_at] = client.scheduler_info()["workers"]
+        async with rpc(address, connection_args=evil) as one:
+            assert (await one.identity(n_workers=0))["workers"] == {}
+        for place, op in ((address, "run_function"), (worker_at, "run"), (nanny_at, "run"), (nanny_at, "kill")):
+            async with rpc(place, connection_args=evil) as one:
+                with pytest.raises(OSError):
+                    await getattr(one, op)(**({} if op == "kill" else {"function": dumps(os.getpid)}))
+        assert await client.submit(sum, [1, 2, 3]) == 6
