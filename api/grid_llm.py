@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import Client, Future
 
@@ -21,6 +22,12 @@ from ..grid.jobs import Ask
 from ..pipelines.bulk import BulkReport, chat_parquet
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService
+from .deployed import Deployed
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks while `deploy` waits."""
 
 
 class GridLlm:
@@ -36,6 +43,8 @@ class GridLlm:
         """Model → streams of it that are under way."""
         self._unwanted: set[str] = set()
         """Models whose replicas are to end with their last stream."""
+        self._kept: set[str] = set()
+        """Models that were deployed: they stay until they are undeployed."""
 
     def chat(self, conversation: Conversation, *, model: str | None = None, **sampling: Any) -> Future:
         """A future of a `Completion`: the answer to a question, or to a list of messages with `role` and `content`.
@@ -85,13 +94,44 @@ class GridLlm:
     ) -> Generator[str, None, Completion]:
         """The answer word by word, as it comes: ``for text in grid.stream_chat("Hello"): print(text, end="")``.
 
-        The first one of a model places a replica of it on the grid, which stays until the grid is closed, or until its
-        place is needed for `chat` and the like. The stream goes on if the replica's worker dies. Closing the iterator
-        ends the generation. Its return value is the `Completion`. Raises RequestRefused, QueueFull, NoReplica and
-        GenerationFailed. `raw`: a text to go on from.
+        The first one of a model that is not deployed (`deploy`) places a replica of it on the grid, which stays until
+        the grid is closed, or until its place is needed for `chat` and the like. The stream goes on if the replica's
+        worker dies. Closing the iterator ends the generation. Its return value is the `Completion`. `raw`: a text to go
+        on from. Raises RequestRefused, QueueFull, NoReplica and GenerationFailed.
         """
         name, asked = catalogue.canonical(model, "llm"), _sampling(sampling)
         return texts(self._events(name, conversation, asked, raw), self.client.loop.asyncio_loop)
+
+    def deploy(
+        self,
+        model: str | None = None,
+        *,
+        replicas: int = 1,
+        stages: int | None = None,
+        layers: Sequence[tuple[int, int]] | None = None,
+        wait: float | None = 120.0,
+        **more: Any,
+    ) -> Deployed:
+        """Serve a language model for `stream_chat` until it is undeployed or the grid is closed; what is served then.
+
+        `stages`: split each replica over so many workers, 0 over as many as it takes; `layers`: the stages as ranges,
+        first layer and the one after the last. `wait`: seconds until it must serve, None: nobody waits. `more`: see
+        `Deployment`, e.g. ``dtype="float32", region="oceania"``. Raises ValueError for what can't be wanted, or is
+        deployed already, and TimeoutError with the reason.
+        """
+        name = catalogue.canonical(model, "llm")
+        parts = None if layers is None else tuple((first, stop) for first, stop in layers)
+        given: dict[str, Any] = {"device": "auto", "gpu_memory_gb": 0.0} | more
+        wanted = Deployment(model=name, replicas=replicas, stages=stages, layers=parts, **given)
+        return self._on_loop(self._deploy(wanted, wait))
+
+    def undeploy(self, model: str) -> None:
+        """Serve a model no more; streams of it end with an error. Raises UnknownModel (of the service)."""
+        self._on_loop(self._undeploy(catalogue.canonical(model, "llm")))
+
+    def deployments(self) -> Deployed:
+        """The models that `deploy` and `stream_chat` placed: who holds which layers."""
+        return self._on_loop(self._deployed())
 
     def _answer(self, given: Conversation, model: str | None, sampling: Mapping[str, Any], *, raw: bool) -> Future:
         name, asked = catalogue.canonical(model, "llm"), _sampling(sampling)
@@ -117,20 +157,46 @@ class GridLlm:
             self._streams[model] -= 1
             await self._withdraw_unwanted()
 
-    async def _serving(self, model: str) -> LlmService:
-        """The service, with a replica of this model placed or on its way."""
+    def _on_loop(self, what: Coroutine[Any, Any, T]) -> T:
+        """Done on Dask's event loop, to which the service belongs."""
+        return asyncio.run_coroutine_threadsafe(what, self.client.loop.asyncio_loop).result()
+
+    async def _opened(self) -> LlmService:
         if self._service is None:
             self._service = LlmService(self.client.scheduler.address)
             await self._service.__aenter__()
-        if model not in {served.id for served in await self._service.models()}:
-            self._service.deploy(Deployment(model=model, device="auto", gpu_memory_gb=0.0))
-        self._unwanted.discard(model)
         return self._service
+
+    async def _deployed(self) -> Deployed:
+        return Deployed(() if self._service is None else await self._service.models())
+
+    async def _deploy(self, wanted: Deployment, wait: float | None) -> Deployed:
+        service = await self._opened()
+        service.deploy(wanted)
+        self._kept.add(wanted.model)
+        ends = None if wait is None else time.monotonic() + wait
+        while ends is not None and (served := (await self._deployed())[wanted.model]).ready < wanted.replicas:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"it does not serve after {wait:g} s, and is still tried: {served.why}")
+            await asyncio.sleep(LOOK_EVERY)
+        return await self._deployed()
+
+    async def _undeploy(self, model: str) -> None:
+        self._kept.discard(model)
+        await (await self._opened()).withdraw(model)
+
+    async def _serving(self, model: str) -> LlmService:
+        """The service, with a replica of this model placed or on its way."""
+        service = await self._opened()
+        if model not in {served.id for served in await service.models()}:
+            service.deploy(Deployment(model=model, device="auto", gpu_memory_gb=0.0))
+        self._unwanted.discard(model)
+        return service
 
     def _make_way(self) -> None:
         """A replica that nobody streams from would hold the place of the tasks that come now."""
         if self._service is not None:
-            self._unwanted |= set(self._streams)
+            self._unwanted |= set(self._streams) - self._kept
             asyncio.run_coroutine_threadsafe(self._withdraw_unwanted(), self.client.loop.asyncio_loop)
 
     async def _withdraw_unwanted(self) -> None:

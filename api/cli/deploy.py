@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ..strip import strip_lines
 from .options import ApiKey, ConfigFile, Url
 from .output import Json, print_json, say, tell
 from .service import service
-from .strip import strip_lines
 
 if TYPE_CHECKING:
     from ..client import GridClient

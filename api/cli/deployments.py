@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ..strip import LEGEND, strip_lines
 from .options import ApiKey, ConfigFile, Url
 from .output import Json, print_json, say, tell
 from .service import service
-from .strip import LEGEND, strip_lines
 
 if TYPE_CHECKING:
     from ..client import GridClient

@@ -16,7 +16,7 @@ from jobs_service import Service
 from live_service import serving
 
 from idlegrid.api.cli.deployments import lines
-from idlegrid.api.cli.strip import strip_lines
+from idlegrid.api.strip import strip_lines
 from idlegrid.grid.deployments import DeploymentReport, DeploymentState, HeldLayers
 from idlegrid.grid.store import SERVING, open_store
 

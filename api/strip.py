@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...grid.deployments import HeldLayers, strip
+from ..grid.deployments import HeldLayers, missing_layers, strip
 
 MARKS: Mapping[str, str] = {"ready": "█", "loading": "▒", "placing": "░", "": "·"}
 OTHER, NOBODY = "▚", "!"
@@ -20,9 +20,13 @@ _WIDEST = 3
 
 def strip_lines(deployment: Mapping[str, Any], width: int = 80) -> list[str]:
     """The strip of one deployment, as the service tells of it; no line is longer than `width`."""
-    layers: int | None = deployment["num_layers"]
-    rows = strip([_held(part) for part in deployment["coverage"]], layers)
-    if not rows and not deployment["missing"]:
+    return lines_of([_held(part) for part in deployment["coverage"]], deployment["num_layers"], width)
+
+
+def lines_of(coverage: Sequence[HeldLayers], layers: int | None, width: int = 80) -> list[str]:
+    """The strip of a model with so many layers (None: nobody knows); no line is longer than `width`."""
+    rows, gaps = strip(coverage, layers), missing_layers(coverage, layers)
+    if not rows and not gaps:
         return []
     name = min(_NAME, max([len(row.donor_id or _SOUGHT) for row in rows] + [len("nobody")]))
     if not layers:
@@ -30,10 +34,9 @@ def strip_lines(deployment: Mapping[str, Any], width: int = 80) -> list[str]:
     scale = Scale.of(layers, width - name - 4)
     lines = [f"  {'block':<{name}}  {scale.ruler()}"]
     lines += [f"  {_short(row.donor_id, name)}  {scale.marks(row.phases)}" for row in rows]
-    missing = {layer for first, stop in deployment["missing"] for layer in range(first, stop)}
-    if missing:
-        gaps = scale.gaps([layer in missing for layer in range(layers)])
-        lines.append(f"  {_short('nobody', name)}  {gaps}")
+    if gaps:
+        missing = scale.gaps([any(layer in gap for gap in gaps) for layer in range(layers)])
+        lines.append(f"  {_short('nobody', name)}  {missing}")
     if scale.each > 1:
         lines.append(f"  {'':<{name}}  each mark is {scale.each} blocks")
     return lines
