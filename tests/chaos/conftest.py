@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trial import install, look_again
+from trial_grid import trial_site
 
 LONG = os.environ.get("CHAOS", "") == "long"
 """Whether `make chaos` runs this: as long as RELIABILITY's table says; else long enough to see every kind of fault."""
@@ -23,12 +23,7 @@ def long() -> bool:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def site(tmp_path: Path) -> Iterator[Path]:
     """An empty data folder, and the job type `trial` for this process and all that it starts."""
-    packages = install(tmp_path / "site-packages")
-    monkeypatch.syspath_prepend(str(packages))
-    monkeypatch.setenv("PYTHONPATH", str(packages))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    look_again()
-    yield tmp_path
-    look_again()
+    with trial_site(tmp_path):
+        yield tmp_path

@@ -22,9 +22,9 @@ import psutil
 import pytest
 import torch
 from distributed import Client as DaskClient
-from grid_processes import DEADLINE, GridThread
+from grid_processes import DEADLINE
 from postgres import PostgresServer
-from trial import install, look_again
+from trial_grid import trial_grid
 
 from idlegrid.grid.jobs import JobStatus
 
@@ -40,38 +40,10 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
-def environment(folder, server):
-    packages = install(folder / "site-packages")
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(packages))
-    for name, value in {
-        "PYTHONPATH": str(packages),
-        "XDG_DATA_HOME": str(folder / "data"),
-        "IDLEGRID_DATABASE_URL": server.url(),
-        "IDLEGRID_DATABASE_TIMEOUT": "2",
-        "IDLEGRID_JOBS_LEASE": str(LEASE),
-        "IDLEGRID_API_PORT": "0",
-        "IDLEGRID_API_WORKER_TOKEN": "a token of the tests",
-        "IDLEGRID_SCHEDULER_PORT": "0",
-        "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
-    }.items():
-        patch.setenv(name, value)
-    look_again()
-    yield
-    patch.undo()
-    look_again()
-
-
-@pytest.fixture(scope="module")
-def grid(environment):
-    thread = GridThread(workers=3)
-    yield thread
-    thread.close()
+def grid(tmp_path_factory, server):
+    settings = {"DATABASE_URL": server.url(), "DATABASE_TIMEOUT": "2", "JOBS_LEASE": str(LEASE)}
+    with trial_grid(tmp_path_factory.mktemp("faults"), workers=3, **settings) as grid:
+        yield grid
 
 
 @pytest.fixture(autouse=True)
@@ -258,11 +230,11 @@ class Agent:
 
 
 @pytest.fixture
-def agent(folder):
+def agent(tmp_path):
     agents = []
 
     def start(*words):
-        agents.append(Agent(folder, *words))
+        agents.append(Agent(tmp_path, *words))
         return agents[-1]
 
     yield start

@@ -16,8 +16,7 @@ import dask
 import psutil
 import pytest
 from distributed import Client, KilledWorker
-from grid_processes import GridThread
-from trial import install, look_again
+from trial_grid import trial_grid
 
 from idlegrid.api.agent import worker_part
 from idlegrid.api.donor import orders
@@ -42,27 +41,8 @@ FREE = 5.0
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grid")
-    packages = install(folder / "site-packages")
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(packages))
-    for name, value in {
-        "PYTHONPATH": str(packages),
-        "XDG_DATA_HOME": str(folder / "data"),
-        "IDLEGRID_DATABASE_URL": f"sqlite:///{folder / 'grid.db'}",
-        "IDLEGRID_JOBS_LEASE": "30",
-        "IDLEGRID_API_PORT": "0",
-        "IDLEGRID_API_WORKER_TOKEN": "a token of the tests",
-        "IDLEGRID_SCHEDULER_PORT": "0",
-        "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
-    }.items():
-        patch.setenv(name, value)
-    look_again()
-    thread = GridThread(workers=1)
-    yield thread
-    thread.close()
-    patch.undo()
-    look_again()
+    with trial_grid(tmp_path_factory.mktemp("grid"), JOBS_LEASE="30") as grid:
+        yield grid
 
 
 class Donation:
@@ -110,10 +90,14 @@ class Donation:
         return found
 
     async def works_on(self, **params):
-        """A job that this donor is at; its id."""
-        job_id = self.grid.submit(job=HERE, **params)
-        job = await asyncio.to_thread(self.grid.running, job_id)
-        assert job.worker_id == self.donor.id
+        """A job that this donor is at; its id. Until it first asks for work, the grid's own worker takes what comes."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                job_id = self.grid.submit(job=HERE, **params)
+                job = await asyncio.to_thread(self.grid.running, job_id)
+                if job.worker_id == self.donor.id:
+                    break
+                await self.done(job_id)
         await self.until(lambda: self.desk.report.running)
         return job_id
 

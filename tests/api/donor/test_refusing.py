@@ -16,8 +16,7 @@ from datetime import UTC, datetime, timedelta
 import dask
 import pytest
 from distributed import Client, Scheduler
-from grid_processes import GridThread
-from trial import install, look_again
+from trial_grid import trial_grid
 
 from idlegrid.api.agent import worker_part
 from idlegrid.api.donor import orders
@@ -50,25 +49,8 @@ main(sys.argv[1:])
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     """For its store and its service: no worker of it may take what is pushed here."""
-    folder = tmp_path_factory.mktemp("grid")
-    packages = install(folder / "site-packages")
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(packages))
-    for name, value in {
-        "PYTHONPATH": str(packages),
-        "XDG_DATA_HOME": str(folder / "data"),
-        "IDLEGRID_DATABASE_URL": f"sqlite:///{folder / 'grid.db'}",
-        "IDLEGRID_API_PORT": "0",
-        "IDLEGRID_SCHEDULER_PORT": "0",
-        "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
-    }.items():
-        patch.setenv(name, value)
-    look_again()
-    thread = GridThread(workers=1)
-    yield thread
-    thread.close()
-    patch.undo()
-    look_again()
+    with trial_grid(tmp_path_factory.mktemp("grid")) as grid:
+        yield grid
 
 
 class Stage:
