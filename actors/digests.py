@@ -49,13 +49,14 @@ def _read(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _place() -> Path:
+def remembered_in() -> Path:
+    """The file in which digests are remembered. Nothing is lost with it but time."""
     return user_cache_path("idlegrid") / "weights.json"
 
 
 def _known() -> dict[str, Any]:
     try:
-        known = json.loads(_place().read_text())
+        known = json.loads(remembered_in().read_text())
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
@@ -63,7 +64,7 @@ def _known() -> dict[str, Any]:
 
 def _remember(path: str, entry: list[Any]) -> None:
     """Best effort: where it can't be kept, the file is read again the next time."""
-    place = _place()
+    place = remembered_in()
     known = {name: each for name, each in _known().items() if name != path}
     kept = dict(list(known.items())[1 - MOST :])
     draft = place.with_name(f"{place.name}.{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,31 +12,19 @@ if TYPE_CHECKING:
     from ..donor.state import Home
 
 SHOWN_JOBS = 5
+WIDTH = 110
+"""Columns of what is long."""
 _RAISED_BY = {
     "success": "jobs that end well; if they fail: fewer at a time, or a smaller model",
     "stability": "long stays and orderly leaves: `drain` or `pause`, never the power switch",
     "latency": "fast answers: nothing else on the GPU while it works",
     "seniority": "time: it grows with every job",
 }
-_LIMITS = (
-    "max_concurrent_jobs",
-    "max_jobs_per_hour",
-    "acceptance_rate",
-    "max_gpu_memory_percent",
-    "working_hours_start",
-    "working_hours_end",
-    "schedule",
-    "time_zone",
-    "only_when_idle_minutes",
-    "max_gpu_temperature",
-    "pause_on_battery",
-    "pause_for_other_gpu_programs",
-)
 
 
 def screen(status: AgentStatus, page: str | None) -> Iterator[str]:
     """Line by line."""
-    yield f"{status.state.value.upper()}  {status.reason}, since {_clock(status.since)}"
+    yield f"{status.state.value.upper()}  {status.reason.rstrip('.')}, since {_clock(status.since)}"
     yield f"machine   {status.name} in {status.region}, worker {status.worker_id}, process {status.pid}"
     way = "asks for work over HTTP" if status.pull else "work comes by Dask"
     yield f"grid      {status.server}; {way}; takes {', '.join(status.types) or 'nothing'}"
@@ -51,7 +40,7 @@ def screen(status: AgentStatus, page: str | None) -> Iterator[str]:
         yield f"gpu       {gpu.model}, {gpu.memory_used_gb:.1f} of {gpu.memory_total_gb:.1f} GB used{busy}{heat}"
     yield from _score(status.score)
     yield from _jobs(status)
-    yield f"limits    {_limits(status.limits)} (configuration {status.config_version})"
+    yield from _limits(status)
     if page is not None:
         yield f"page      {page}"
 
@@ -72,8 +61,7 @@ def not_running(home: Home) -> tuple[list[str], dict[str, Any]]:
         return [f"NOT RUNNING  {reason}"], {"state": "not running", "reason": reason, "worker_id": None}
     lines = ["NOT RUNNING  `gpu-worker start` starts it", f"machine   {kept.name}, worker {held.worker_id}"]
     if kept.paused:
-        until = f" until {_clock(kept.paused_until)}" if kept.paused_until else ""
-        lines.append(f"paused    {until or 'until you say `resume`'}".replace("    until", "    until"))
+        lines.append(f"paused    until {_clock(kept.paused_until) if kept.paused_until else 'you say `resume`'}")
     document = {"state": "not running", "reason": "the agent does not run", "worker_id": held.worker_id}
     return lines, document | {"name": kept.name, "region": kept.region, "server": held.server, "paused": kept.paused}
 
@@ -99,8 +87,12 @@ def _seconds(line: JobLine) -> str:
     return "" if line.ended_at is None else f"{(line.ended_at - line.started_at).total_seconds():.1f} s"
 
 
-def _limits(limits: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {limits[key]}" for key in _LIMITS if limits.get(key) is not None)
+def _limits(status: AgentStatus) -> Iterator[str]:
+    from ..donor.proposing import limits_in_words
+
+    words = ", ".join(limits_in_words(status.limits, gpu=status.gpu is not None))
+    told = f"{words} (configuration {status.config_version}; `gpu-worker set` changes it)"
+    yield textwrap.fill(told, WIDTH, initial_indent="limits    ", subsequent_indent=" " * 10)
 
 
 def _clock(moment: datetime) -> str:

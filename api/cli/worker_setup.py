@@ -107,7 +107,7 @@ def _asked(home: Home, key: str, question: str, usual: str) -> str:
         if answer == usual:
             return answer
         try:
-            check(home.config, key, "none" if answer == "always" else answer)
+            check(home.config, {key: "none" if answer == "always" else answer})
         except ValueError as error:
             tell(str(error), label="no:", style="yellow")
             continue

@@ -10,7 +10,7 @@ import yaml
 
 from ...grid.config import ConfigError, Loaded, Settings, load_settings
 from ...grid.config.fields import Setting, settings_of
-from ...grid.suggest import did_you_mean
+from ...grid.suggest import did_you_mean, nearest
 from .face import NotAllowed
 from .state import write_private
 
@@ -33,7 +33,8 @@ def full_key(key: str) -> str:
     if named:
         raise ValueError(f"{key!r} is more than one setting: {', '.join(named)}")
     last = {one.rpartition(".")[2]: one for one in KNOWN}
-    hint = did_you_mean(key, KNOWN) or did_you_mean(key, last)
+    meant = nearest(key, last) if "." not in key else None  # who leaves the section out has the last word in mind
+    hint = f" Did you mean {last[meant]!r}?" if meant is not None else did_you_mean(key, KNOWN)
     raise ValueError(f"no setting is called {key!r}.{hint}")
 
 

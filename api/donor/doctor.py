@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,8 @@ from .proposing import likely_region
 from .server import Away, Refused, Service
 from .state import Home, Kept
 
+REACH = 5.0
+"""Seconds that a port has to answer."""
 SKEW_NOTED = 30.0
 """Seconds by which clocks may differ before it is told."""
 
@@ -45,6 +48,7 @@ def examine_donor(home: Home, settings: Settings) -> Iterator[Finding]:
         return
     yield Finding("registration", Health.OK, f"worker {held.worker_id} of {held.server}")
     yield from asyncio.run(_reached(held.server, settings))
+    yield from _scheduler(home)
     yield from _certificate(home, datetime.now(UTC))
     yield _agent(home)
     yield from asyncio.run(_token(home, held))
@@ -105,6 +109,21 @@ async def _reached(url: str, settings: Settings) -> list[Finding]:
     if theirs is not None:
         found.append(clock_finding(theirs, datetime.now(UTC)))
     return found
+
+
+def _scheduler(home: Home) -> Iterator[Finding]:
+    """Whether the Dask scheduler can be reached, by a machine to which it brings work."""
+    kept = Kept.load(home.state)
+    if kept.pull or kept.scheduler_address is None:
+        return
+    place = urlsplit(kept.scheduler_address)
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=REACH):
+            yield Finding("scheduler", Health.OK, f"{kept.scheduler_address} can be reached")
+    except OSError as error:
+        told = f"{kept.scheduler_address} can't be reached: {error.strerror or error}"
+        advice = "does the grid run, does a firewall let you out to that port? --pull needs the server alone"
+        yield Finding("scheduler", Health.PROBLEM, told, advice)
 
 
 def clock_finding(theirs: datetime, ours: datetime) -> Finding:

@@ -188,4 +188,6 @@ def _words(error: Refused) -> str:
     """For the owner: what the grid's no means, and what to do."""
     if error.status == 401 and error.code in _TOKEN_CODES:
         return "the grid does not know this machine any more: ask its operator for a token, then `gpu-worker join`"
+    if error.code == "worker_blocked":
+        return "an administrator of the grid has blocked this machine: ask them; it works again once they let it in"
     return str(error)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...actors.digests import remembered_in
 from ...grid import catalogue
 from ...grid.config import ConfigError, Settings
 from ...grid.config.fields import mask
@@ -45,7 +46,7 @@ class Leftover:
 
 def leftovers(home: Home, environ: Mapping[str, str], *, models: bool = False) -> list[Leftover]:
     """All that is there now, in the order in which it is taken away: the secrets first, the program last."""
-    found = [*_own_files(home), *_spool(home), *_of_install(home)]
+    found = [*_own_files(home), *_spool(home), *_there("digests of weights", [remembered_in()]), *_of_install(home)]
     if models:
         found += _models(home, environ)
     return [*found, *_there("list of files", [manifest_of(home)]), *_wrapper(environ)]
@@ -89,7 +90,7 @@ async def goodbye(home: Home) -> str:
 
 def remove_empty(home: Home, environ: Mapping[str, str], made: Iterable[Path]) -> list[Path]:
     """Remove the folders of this agent in which nothing is left, the deepest first. Those that were removed."""
-    folders = {path.parent for path in home.files} | {_spool_folder(home).parent} | set(made)
+    folders = {path.parent for path in (*home.files, _spool_folder(home), remembered_in())} | set(made)
     named = environ.get(HOME)
     tops = {Path(named).absolute()} if named else {path for path in _ancestors(folders) if path.name == "idlegrid"}
     inside = {one for one in _ancestors(folders) if any(one == top or one.is_relative_to(top) for top in tops)}

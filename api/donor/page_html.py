@@ -196,7 +196,10 @@ class _Clock:
 
     def took(self, job: JobLine) -> str:
         """How long a job ran, or has run so far."""
-        length = max(0, round(((job.ended_at or self.now) - job.started_at).total_seconds()))
+        exact = max(0.0, ((job.ended_at or self.now) - job.started_at).total_seconds())
+        if exact < 10:
+            return f"{exact:.1f} s"
+        length = round(exact)
         hours, minutes, seconds = length // 3600, length // 60 % 60, length % 60
         return (
             f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

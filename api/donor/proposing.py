@@ -108,33 +108,53 @@ def explained(machine: Machine, settings: Settings, server: str, *, pull: bool) 
     for name in wanted:
         slow = "" if machine.gpu_model or name == "embedding" else ", slow without a GPU"
         yield f"  {name} with {models.get(name, 'a model that the grid names')}{slow}"
-    yield "  within these limits: " + ", ".join(_limits(settings))
+    limits = ", ".join(limits_in_words(settings.load_control.model_dump(), gpu=machine.gpu_model is not None))
+    yield f"  within these limits: {limits}"
     yield "What others see:"
     where = ", ".join(part for part in (settings.city, settings.country, settings.region) if part)
-    yield f"  the grid: the name {settings.name!r}, {where}, the GPU's model and memory, when it works and how"
+    gpu = "the GPU's model and memory" if machine.gpu_model else "that it has no GPU"
+    yield f"  the grid: the name {settings.name!r}, {where}, {gpu}, when it works and how"
     yield "  reliably, and the address that it calls from. Not your files, not your other programs."
     yield "  you, if you looked: what clients ask. It is computed in this machine's memory, and is theirs: leave it be."
     yield "Who can do what:"
     if pull:
         yield f"  it asks {server} for work. What comes is data, never code."
     else:
-        yield f"  it joins the Dask cluster of {server}. Whoever runs that cluster can run code here, as you: join so"
-        yield "  only a grid that you trust like a colleague; else take --pull."
+        yield f"  it joins the Dask cluster of {server}. Whoever runs that cluster can run code here, as you: do that"
+        yield "  only with a grid that you trust like a colleague. With any other take --pull: there only data comes."
     yield "It stops at once with `gpu-worker pause`, and your own programs always come first."
 
 
-def _limits(settings: Settings) -> Iterator[str]:
-    control = settings.load_control
-    yield f"{control.max_concurrent_jobs} at a time"
-    if control.max_jobs_per_hour:
-        yield f"{control.max_jobs_per_hour} an hour"
-    if control.working_hours_start is not None:
-        yield f"{control.working_hours_start}:00 to {control.working_hours_end}:00"
-    if (schedule := getattr(control, "schedule", None)) is not None:
-        yield schedule
-    if control.working_hours_start is None and schedule is None:
+def limits_in_words(limits: Mapping[str, Any], *, gpu: bool) -> Iterator[str]:
+    """What an owner allows, by the keys of `load_control`, in a few words each. `gpu`: there is one."""
+    yield f"{limits['max_concurrent_jobs']} at a time"
+    if most := limits.get("max_jobs_per_hour"):
+        yield f"{most} an hour"
+    if (rate := limits.get("acceptance_rate", 1.0)) < 1.0:
+        yield f"{rate:.0%} of what is offered"
+    start, schedule = limits.get("working_hours_start"), limits.get("schedule")
+    if start is not None:
+        yield f"{start}:00 to {limits['working_hours_end']}:00"
+    if schedule is not None:
+        yield str(schedule)
+    if start is None and schedule is None:
         yield "around the clock"
-    yield f"{control.max_gpu_memory_percent:g} % of the GPU's memory"
+    elif zone := limits.get("time_zone"):
+        yield f"by the clock of {zone}"
+    if minutes := limits.get("only_when_idle_minutes"):
+        yield f"after {minutes:g} min without anybody at it"
+    if limits.get("pause_on_battery"):
+        yield "not on battery"
+    if gpu:
+        yield from _of_the_gpu(limits)
+
+
+def _of_the_gpu(limits: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{limits['max_gpu_memory_percent']:g} % of the GPU's memory"
+    if degrees := limits.get("max_gpu_temperature"):
+        yield f"below {degrees:g} °C"
+    if limits.get("pause_for_other_gpu_programs"):
+        yield "not beside other programs on the GPU"
 
 
 REGION_LIST: Mapping[str, str] = {code: region.name for code, region in REGIONS.items()}

@@ -15,7 +15,7 @@ def reads(tmp_path, monkeypatch):
     """The files that were read; everything counts as large."""
     seen, read = [], digests._read
     monkeypatch.setattr(digests, "LARGE", 1)
-    monkeypatch.setattr(digests, "_place", lambda: tmp_path / "cache" / "weights.json")
+    monkeypatch.setattr(digests, "remembered_in", lambda: tmp_path / "cache" / "weights.json")
     monkeypatch.setattr(digests, "_read", lambda path: seen.append(path.name) or read(path))
     return seen
 
@@ -77,7 +77,7 @@ def test_what_the_hub_keeps_is_named_by_its_digest(tmp_path, reads):
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"PATH": 3}', '{"PATH": [1]}', '{"PATH": [1, 2, 3, "no"]}'])
 def test_a_damaged_memory_is_none(content, tmp_path, reads):
     file = written(tmp_path / "a.safetensors", b"weights")
-    place = digests._place()
+    place = digests.remembered_in()
     place.parent.mkdir()
     place.write_text(content.replace("PATH", str(file)))
     assert sha256_of(file) == digest(b"weights")

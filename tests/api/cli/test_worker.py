@@ -100,7 +100,7 @@ def test_the_screen():
         "PAUSED  you paused it",
         "score     0.90",
         "stability 0.70  raised by",
-        "max_concurrent_jobs 2",
+        "limits    2 at a time, around the clock (configuration 0",
         "page  ",
     ):
         assert words in shown

@@ -7,11 +7,20 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from idlegrid.actors.digests import remembered_in
 from idlegrid.api.donor.installing import Written, write_unit
 from idlegrid.api.donor.leaving import STAMP, WRAPPED, WRAPPER, leftovers, remove, remove_empty
 from idlegrid.api.donor.state import Home
 from idlegrid.grid.credentials import Credentials
 from idlegrid.pipelines.dispatch.spool import HOME, default_folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Of digests: not that of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def lived_in(home):
@@ -32,6 +41,8 @@ def lived_in(home):
     home.credentials.with_name("spent-tickets").write_text("x")
     home.log.with_name(f"{home.log.name}.1").write_text("older lines")
     home.config.with_name(f".{home.config.name}.draft").write_text("half")
+    remembered_in().parent.mkdir(parents=True, exist_ok=True)
+    remembered_in().write_text("{}")
     spool = default_folder("w/1")
     spool.mkdir(parents=True)
     (spool / "a.letter").write_bytes(b"x" * 1000)
