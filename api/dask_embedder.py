@@ -34,13 +34,22 @@ class DaskEmbedder(DaskTasks):
             vocab_size=facts.get("vocab_size"),
         )
 
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         """One task for one batch; cancelled with the call."""
         if model_id not in self._facts:
             self._facts[model_id] = await self.run("embedding", model_id, model_facts, model_id)
         try:
             done: Embedded = await self.run(
-                "embedding", model_id, embed_inputs, model_id, list(inputs), normalize=normalize, truncate=False
+                "embedding",
+                model_id,
+                embed_inputs,
+                model_id,
+                list(inputs),
+                background=background,
+                normalize=normalize,
+                truncate=False,
             )
         except BadTokens as error:
             raise BadInput(error.what, index=error.index) from error

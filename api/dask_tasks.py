@@ -19,6 +19,8 @@ from .links import PATIENCE, unreachable
 
 DEATHS_ALLOWED = 1
 """A donor may vanish at any time, so work is done again once; what kills two workers is not tried on a third."""
+BACKGROUND = -100
+"""Priority, as Dask has it, of what gives way to everything else."""
 _LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 """A recording travels with its task, whatever Dask thinks of that: it is used once."""
 _TAKES_WORK = ("online", "busy")
@@ -82,11 +84,19 @@ class DaskTasks:
         raise Unavailable("the grid's scheduler can't be reached; it is looked for")
 
     async def run(
-        self, ask_type: str, model_id: str, function: Any, *args: Any, memory: float = 0.0, **kwargs: Any
+        self,
+        ask_type: str,
+        model_id: str,
+        function: Any,
+        *args: Any,
+        memory: float = 0.0,
+        background: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """What `function` returns on a worker that takes this type and model; cancelled with the call.
 
-        `memory`: of a GPU, in GB. Raises Unavailable, and what the function raises.
+        `memory`: of a GPU, in GB. `background`: whatever else waits for a worker goes first. Raises Unavailable, and
+        what the function raises.
         """
         client = await self._grid()
         ask = Ask(
@@ -94,7 +104,8 @@ class DaskTasks:
         )
         with dask.annotate(grid=ask.to_annotation()), dask.config.set({_LARGE_GRAPH: "1GB"}):
             key = f"{function.__name__}-{uuid.uuid4().hex}"
-            future: Future = client.submit(located(function), *args, key=key, pure=False, **kwargs)
+            priority = BACKGROUND if background else 0
+            future: Future = client.submit(located(function), *args, key=key, pure=False, priority=priority, **kwargs)
         try:
             return await future
         except asyncio.CancelledError:

@@ -63,7 +63,15 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             return
         llm = await stack.enter_async_context(language_models(address, llms, jobs, must_answer=must_answer))
         speech = DaskTranscriber(embedder, model=settings.engines.whisper.model_id)
-        app = create_app(embedder, settings, llm.chat, jobs, partial(llm.passing, settings), speech=speech)
+        app = create_app(
+            embedder,
+            settings,
+            llm.chat,
+            jobs,
+            partial(llm.passing, settings),
+            speech=speech,
+            may_batch=lambda: llm.follower.serving,
+        )
         server = QuietServer(
             uvicorn.Config(
                 app,

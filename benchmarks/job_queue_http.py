@@ -24,7 +24,9 @@ class NoEmbedder:
     async def models(self) -> Sequence[ServedModel]:
         return []
 
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         raise Unavailable("nothing is computed here")
 
     async def ready(self, model_id: str | None = None) -> Readiness:

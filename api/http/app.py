@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
+from platformdirs import user_data_path
 from starlette.types import ASGIApp
 
 from ...grid.config import Settings
 from ...grid.config.inference import Batch
 from ...grid.config.service import Api
+from ..batches.embedding_lines import EmbeddingLines
+from ..batches.endpoints import Endpoint
+from ..batches.folder import FileFolder
+from ..batches.llm_lines import llm_endpoints
+from ..batches.runner import BatchRunner
 from .admin_deployments import deployments_router
 from .admin_keys import keys_router
 from .admin_workers import enrolments_router, workers_router
@@ -21,6 +28,7 @@ from .audio_face import Transcriber
 from .audio_params import MARGIN, MIB
 from .auth import Gate, Gatekeeper, KeyRing
 from .batcher import Batcher
+from .batches import batches_router
 from .batching import BatchLimits
 from .chat import chat_router
 from .client_address import address_reader
@@ -29,6 +37,8 @@ from .edge import LOOPBACK, Edge
 from .embedder import Embedder
 from .embeddings import embeddings_router
 from .errors import handle_errors
+from .files import PATH as FILES
+from .files import FileLimits, files_router
 from .health import health_router
 from .jobs import Intake, jobs_router
 from .jobs_direct import direct_router
@@ -55,6 +65,7 @@ from .worker_register import register_router
 from .worker_tokens import tokens_router
 
 RESULTS = "/api/v1/workers/"
+EMBEDDINGS = "/v1/embeddings"
 WITH_MEDIA = ("/api/v1/jobs", "/api/v1/jobs/sync", "/v1/chat/completions")
 """Where sound and pictures come in Base64."""
 WAITING_AUDIO = 512 * MIB
@@ -69,21 +80,28 @@ def create_app(
     passing: Callable[[ASGIApp], ASGIApp] | None = None,
     *,
     speech: Transcriber | None = None,
+    may_batch: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
     """The application. It computes with `embedder`, `chat` and `speech`, which must live on the event loop that serves.
 
     Without `chat` there are no doors for language models, without `speech` none for recordings, without `jobs` none for
-    durable jobs. `passing` is put behind
-    the gate: it passes on what another process serves. Raises ValueError when the settings want API keys and there is
+    durable jobs, files and batches. `passing` is put behind the gate: it passes on what another process serves.
+    `may_batch`: whether this process works on batches. Raises ValueError when the settings want API keys and there is
     no store (`jobs`) that has them.
     """
     ring = key_ring(jobs, settings)
     batcher = Batcher(embedder, batch_limits(settings.api, settings.inference.batch))
     hearing = None if speech is None else AudioBatcher(speech, speech_limits(settings))
 
+    runner: BatchRunner | None = None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if runner is not None:
+            runner.start()
         yield
+        if runner is not None:
+            await runner.close()
         await batcher.close()
         if hearing is not None:
             await hearing.close()
@@ -98,6 +116,7 @@ def create_app(
     )
     models = [Models(embedder)]
     app.include_router(embeddings_router(models[0], batcher, settings.api))
+    endpoints: dict[str, Endpoint] = {EMBEDDINGS: EmbeddingLines(embedder, models[0], settings.api)}
     if chat is not None:
         models.append(Models(chat))
         metrics = LlmMetrics()
@@ -105,6 +124,7 @@ def create_app(
         app.include_router(chat_router(door))
         app.include_router(completions_router(door))
         app.include_router(metrics_router(metrics, chat))
+        endpoints |= llm_endpoints(door)
     listed = list(models)
     if speech is not None and hearing is not None:
         listed.append(Models(speech))
@@ -115,6 +135,11 @@ def create_app(
         checkpoint = Checkpoint(jobs, address_reader(settings.api.trusted_proxies))
         for router in (*job_routers(jobs, ring), *donor_routers(jobs, checkpoint)):
             app.include_router(router)
+        folder, limits = FileFolder(files_folder(settings)), file_limits(settings)
+        app.include_router(files_router(jobs.store, folder, limits))
+        app.include_router(batches_router(jobs.store, endpoints))
+        lines = settings.jobs.max_batch_lines
+        runner = BatchRunner(jobs.store, folder, endpoints, most_lines=lines, lives=limits.lives, may_run=may_batch)
     app.include_router(health_router(models, jobs.check if jobs is not None else None))
     handle_errors(app)
     handle_problems(app)
@@ -167,17 +192,35 @@ def donor_routers(jobs: JobDoor, checkpoint: Checkpoint) -> Iterator[APIRouter]:
     yield workers_router(jobs, address_of, checkpoint)
 
 
+def files_folder(settings: Settings) -> Path:
+    """Where clients' files lie."""
+    return settings.jobs.files_folder or user_data_path("idlegrid", appauthor=False) / "files"
+
+
+def file_limits(settings: Settings) -> FileLimits:
+    """What a client may keep, from the settings."""
+    jobs = settings.jobs
+    return FileLimits(
+        file_bytes=int(jobs.max_file_mb * 1_000_000),
+        client_bytes=int(jobs.max_files_gb * 1_000_000_000),
+        lives=jobs.retention_days * 86_400,
+    )
+
+
 def largest_body(settings: Settings) -> Callable[[str], int]:
     """How large a request may be at a path: results and recordings are larger than what clients send else."""
     usual = int(settings.api.max_body_mb * 1_000_000)
     result = max(usual, int(settings.jobs.max_result_mb * 1_000_000) + RESULT_MARGIN)
     audio = int(settings.api.max_audio_mb * MIB) + MARGIN
+    file = file_limits(settings).file_bytes + MARGIN
 
     media = usual + int(settings.fetch.max_mb * 1_000_000 * 4 / 3)  # in Base64
 
     def at(path: str) -> int:
         if path.startswith(AUDIO):
             return audio
+        if path == FILES:
+            return file
         if path in WITH_MEDIA:
             return media
         return result if path.startswith(RESULTS) and path.endswith("/complete") else usual

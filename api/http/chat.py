@@ -13,7 +13,7 @@ from ...actors.llm.request import Event, Finished, TokenLogprob
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_messages import parse_messages
 from .llm_params import NEUTRAL, GenerationBody, as_bytes, finite, invalid, tokens_left
-from .llm_stream import Told
+from .llm_stream import Choices, Told
 
 MOST_TOP_LOGPROBS = 20
 _MESSAGES = {
@@ -76,18 +76,24 @@ def chat_router(door: LlmDoor) -> APIRouter:
     @router.post("/chat/completions")
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation, whole or streamed."""
-        messages = parse_messages(body.messages, door.limits.max_inputs)
-        wanted, logprobs = body.wanted_tokens(), body.wanted_logprobs()
-        facts = await door.facts(body.model)
-        prompt = await door.encode_chat(facts.model, messages)
-        room = tokens_left(len(prompt), wanted, facts.context, param="messages")
-        sampling = body.sampling(room, facts.vocab_size, logprobs=logprobs)
-        prompts = Prompts([prompt], body.choices)
-        answer = ChatAnswer(door, facts, prompts, body)
-        choices = door.choices(answer.id, facts.model, prompts, sampling, body.cache_salt or "")
+        answer, choices = await chat_answer(door, body)
         return await answered(answer, choices, request, stream=bool(body.stream))
 
     return router
+
+
+async def chat_answer(door: LlmDoor, body: ChatRequest, *, background: bool = False) -> tuple[ChatAnswer, Choices]:
+    """The answer to a request, and its choices, not begun yet. Raises ApiError."""
+    messages = parse_messages(body.messages, door.limits.max_inputs)
+    wanted, logprobs = body.wanted_tokens(), body.wanted_logprobs()
+    facts = await door.facts(body.model)
+    prompt = await door.encode_chat(facts.model, messages)
+    room = tokens_left(len(prompt), wanted, facts.context, param="messages")
+    sampling = body.sampling(room, facts.vocab_size, logprobs=logprobs)
+    prompts = Prompts([prompt], body.choices)
+    answer = ChatAnswer(door, facts, prompts, body)
+    salt = body.cache_salt or ""
+    return answer, door.choices(answer.id, facts.model, prompts, sampling, salt, background=background)
 
 
 class ChatAnswer(Answer):

@@ -14,7 +14,7 @@ from ...actors.llm.request import Event, Finished, TokenLogprob
 from .embeddings import parse_input
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_params import MAX_CHOICES, NEUTRAL, GenerationBody, finite, invalid, tokens_left
-from .llm_stream import Told
+from .llm_stream import Choices, Told
 
 MAX_TOKENS = 16
 """Tokens to generate when none are asked for, as OpenAI's and vLLM's."""
@@ -56,23 +56,31 @@ def completions_router(door: LlmDoor) -> APIRouter:
     @router.post("/completions")
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """How a text goes on, whole or streamed."""
-        if body.best_of not in (None, body.choices):
-            raise invalid("best_of", "choices are not ranked here, so it must be the same as n")
-        given = parse_input(body.prompt, MAX_CHOICES, param="prompt")
-        if len(given) * body.choices > MAX_CHOICES:
-            raise invalid("n", f"{len(given)} prompts with {body.choices} choices each, at most {MAX_CHOICES} in all")
-        facts = await door.facts(body.model)
-        tokens = [await _tokens(door, facts, one) for one in given]
-        wanted = MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        for one in tokens:
-            tokens_left(len(one), wanted, facts.context, param="prompt")
-        sampling = body.sampling(wanted, facts.vocab_size, logprobs=body.wanted_logprobs())
-        prompts = Prompts(tokens, body.choices)
-        answer = CompletionAnswer(door, facts, prompts, body)
-        choices = door.choices(answer.id, facts.model, prompts, sampling, body.cache_salt or "")
+        answer, choices = await completion_answer(door, body)
         return await answered(answer, choices, request, stream=bool(body.stream))
 
     return router
+
+
+async def completion_answer(
+    door: LlmDoor, body: CompletionRequest, *, background: bool = False
+) -> tuple[CompletionAnswer, Choices]:
+    """The answer to a request, and its choices, not begun yet. Raises ApiError."""
+    if body.best_of not in (None, body.choices):
+        raise invalid("best_of", "choices are not ranked here, so it must be the same as n")
+    given = parse_input(body.prompt, MAX_CHOICES, param="prompt")
+    if len(given) * body.choices > MAX_CHOICES:
+        raise invalid("n", f"{len(given)} prompts with {body.choices} choices each, at most {MAX_CHOICES} in all")
+    facts = await door.facts(body.model)
+    tokens = [await _tokens(door, facts, one) for one in given]
+    wanted = MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    for one in tokens:
+        tokens_left(len(one), wanted, facts.context, param="prompt")
+    sampling = body.sampling(wanted, facts.vocab_size, logprobs=body.wanted_logprobs())
+    prompts = Prompts(tokens, body.choices)
+    answer = CompletionAnswer(door, facts, prompts, body)
+    salt = body.cache_salt or ""
+    return answer, door.choices(answer.id, facts.model, prompts, sampling, salt, background=background)
 
 
 async def _tokens(door: LlmDoor, facts: EngineFacts, prompt: str | list[int]) -> tuple[int, ...]:

@@ -79,11 +79,14 @@ class Embedder(Protocol):
         """The models that can be asked for; the first is the default."""
         ...
 
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         """Vectors of `inputs` by the model with this id (a `ServedModel.id`).
 
-        Cancelling the call gives the work up. Raises BadInput or Unavailable. The inputs of one call may come from
-        several requests: when a call fails, each request is tried again by itself.
+        `background`: the work gives way to all that is not. Cancelling the call gives the work up. Raises BadInput or
+        Unavailable. The inputs of one call may come from several requests: when a call fails, each request is tried
+        again by itself.
         """
         ...
 

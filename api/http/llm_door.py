@@ -139,8 +139,17 @@ class LlmDoor:
         self._texts.update({(model, token): text for token, text in zip(missing, found, strict=True)})
         return lambda token: self._texts[model, token]
 
-    def choices(self, request_id: str, model: str, prompts: Prompts, sampling: Sampling, salt: str) -> Choices:
-        """The choices, not begun yet."""
+    def choices(
+        self,
+        request_id: str,
+        model: str,
+        prompts: Prompts,
+        sampling: Sampling,
+        salt: str,
+        *,
+        background: bool = False,
+    ) -> Choices:
+        """The choices, not begun yet. `background`: they give way to others."""
         timeout, meter = self.limits.generation_timeout, self.metrics.started(model)
         streams: list[AsyncIterator[Event]] = [
             self._backend.generate(
@@ -151,6 +160,7 @@ class LlmDoor:
                     sampling=replace(sampling, seed=seed_of(sampling.seed, index)),
                     timeout=timeout,
                     salt=salt,
+                    background=background,
                 ),
                 taken_by=partial(meter.taken_by, index),
             )
@@ -224,17 +234,19 @@ class Answer:
 async def answered(answer: Answer, choices: Choices, request: HttpRequest, *, stream: bool) -> Response:
     """The response to a request. A client that goes away aborts its choices. Raises ApiError."""
     if not stream:
-        return await unless_gone(request, _whole(answer, choices))
+        document = await unless_gone(request, whole_document(answer, choices))
+        return Response(to_json(document), media_type="application/json")
     body = told(choices, answer.begin, answer.render, answer.end)
     first = await unless_gone(request, anext(body))
     return EventStream(first, body)
 
 
-async def _whole(answer: Answer, choices: Choices) -> Response:
+async def whole_document(answer: Answer, choices: Choices) -> dict[str, Any]:
+    """All choices, computed to their ends, as one document. Raises ApiError."""
     whole = [Whole() for _ in range(len(answer.prompts))]
     async with choices:
         async for batch in choices.batches():
             for index, event in batch:
                 answer.count(index, event)
                 whole[index].add(event)
-    return Response(to_json(await answer.document(whole)), media_type="application/json")
+    return await answer.document(whole)

@@ -82,3 +82,19 @@ class Jobs(Section):
         variable="IDLEGRID_JOBS_REQUESTS_PER_MINUTE",
         ge=1,
     )
+    files_folder: Path | None = setting(
+        None,
+        "Where clients' files lie, and the parts of batches; a folder that every API process sees.",
+        variable="IDLEGRID_JOBS_FILES_FOLDER",
+        unset="made in the user's data folder",
+        allowed="a path",
+    )
+    max_file_mb: float = setting(
+        200.0, "Size of one file of a client.", variable="IDLEGRID_JOBS_MAX_FILE_MB", unit="MB", gt=0, le=10_000
+    )
+    max_files_gb: float = setting(
+        20.0, "All files of one client; beyond it 413.", variable="IDLEGRID_JOBS_MAX_FILES_GB", unit="GB", gt=0
+    )
+    max_batch_lines: int = setting(
+        50_000, "Requests of one batch.", variable="IDLEGRID_JOBS_MAX_BATCH_LINES", unit="requests", ge=1, le=1_000_000
+    )

@@ -23,7 +23,9 @@ class _Served:
 
 
 class LocalEmbedder(_Served):
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         done = await asyncio.to_thread(embed_inputs, model_id, inputs, normalize=normalize, truncate=False)
         return EmbedAnswer(done.vectors, done.tokens)
 

@@ -36,7 +36,9 @@ class HashEmbedder:
     async def ready(self, model_id: str | None = None) -> Readiness:
         return self.ready_answer
 
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         self.calls.append(list(inputs))
         async with self.called:
             self.called.notify_all()

@@ -45,6 +45,7 @@ def routes(app: FastAPI) -> list[tuple[str, str]]:
         assert isinstance(route, (Route, APIRoute)), f"{route!r}: a kind of route that this test doesn't know"
         path = route.path.replace("{job_id}", ID).replace("{worker_id}", "w-1").replace("{key_id}", "k")
         path = path.replace("{model_id:path}", "script").replace("{enrolment_id}", "e")
+        path = path.replace("{file_id}", "file-1").replace("{batch_id}", "batch_1")
         assert "{" not in path, path
         found += [(method, path) for method in sorted(route.methods or ())]
     return found
@@ -131,7 +132,7 @@ async def test_workers_doors_open_to_workers_only(store: Store, everybody):
     ]
     every_door = [(method, path) for method, path in routes(app) if path.startswith(WORKERS)]
     doors = [(method, path) for method, path in every_door if not path.endswith("/config")]  # administrators' too
-    assert len(doors) == 8
+    assert len(doors) == 9
     for headers in callers:
         for method, path in doors:
             answer = await client.request(method, path, headers=headers, json={"fence": 1, "incarnation": "i"})

@@ -48,7 +48,9 @@ class InProcess:
     async def ready(self, model_id: str | None = None) -> Readiness:
         return Readiness(True)
 
-    async def embed(self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True) -> EmbedAnswer:
+    async def embed(
+        self, model_id: str, inputs: Sequence[Input], *, normalize: bool = True, background: bool = False
+    ) -> EmbedAnswer:
         self.batches.append(len(inputs))
         return await asyncio.to_thread(self._embed, inputs, normalize)
 

@@ -39,6 +39,7 @@ class Scene:
 
     def fill(self, path: str) -> str:
         values = {"{worker_id}": self.own.id, "{job_id}": self.job_id, "{key_id}": "k", "{enrolment_id}": "e"}
+        values |= {"{file_id}": "file-1", "{batch_id}": "batch_1"}
         for name, value in {**values, "{model_id}": "script"}.items():
             path = path.replace(name, value)
         assert "{" not in path, f"{path}: this test doesn't know what to fill in"

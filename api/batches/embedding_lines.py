@@ -1,0 +1,131 @@
+"""Embeddings of a batch: the inputs of many requests together, those of like length next to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from ...grid.config.service import Api
+from ..http.embedder import BadInput, EmbedAnswer, Embedder, Input
+from ..http.embeddings import EmbeddingRequest, check_against, parse_input, rendered, shortened
+from ..http.errors import ApiError, from_batcher, from_validation
+from ..http.models import Models
+from .endpoints import patiently
+from .lines import Line, Outcome
+
+TASK_INPUTS = 128
+"""Inputs of one task: an online request waits for one such task at most."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request that can be computed."""
+
+    place: int
+    body: EmbeddingRequest
+    model: str
+    inputs: Sequence[Input]
+    vectors: dict[int, Any] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    failed: Outcome | None = None
+
+    @property
+    def answer(self) -> EmbedAnswer:
+        order = range(len(self.inputs))
+        return EmbedAnswer(np.stack([self.vectors[index] for index in order]), [self.tokens[index] for index in order])
+
+
+class EmbeddingLines:
+    """`POST /v1/embeddings`, many at a time. See Endpoint."""
+
+    part_lines = 1024
+    parts_at_once = 4
+
+    def __init__(self, embedder: Embedder, models: Models, limits: Api, *, tasks_at_once: int = 16) -> None:
+        """`tasks_at_once`: tasks that wait for workers or run, over all batches."""
+        self._embedder, self._models, self._limits = embedder, models, limits
+        self._room = asyncio.Semaphore(tasks_at_once)
+
+    async def compute(self, lines: Sequence[Line]) -> Sequence[Outcome]:
+        """See Endpoint."""
+        outcomes: list[Outcome | None] = [None] * len(lines)
+        asked: list[_Asked] = []
+        for place, line in enumerate(lines):
+            try:
+                asked.append(await self._asked(place, line))
+            except ApiError as error:
+                outcomes[place] = Outcome(error.status, bytes(error.response().body))
+        async with asyncio.TaskGroup() as group:
+            for model in {one.model for one in asked}:
+                for inputs in _tasks([one for one in asked if one.model == model]):
+                    group.create_task(self._embed(model, inputs))
+        for one, outcome in zip(asked, await asyncio.to_thread(_rendered, asked), strict=True):
+            outcomes[one.place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    async def _asked(self, place: int, line: Line) -> _Asked:
+        try:
+            body = EmbeddingRequest.model_validate(line.body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise from_validation({**first, "loc": ("body", *first["loc"])}, line.body) from error
+        model = await self._models.served(body.model)
+        inputs = parse_input(body.input, self._limits.max_inputs)
+        check_against(model, inputs, body.dimensions)
+        return _Asked(place, body, model.id, inputs)
+
+    async def _embed(self, model: str, inputs: Sequence[tuple[_Asked, int]]) -> None:
+        """One task. One that can't be computed together is computed request by request: no one fails for another."""
+        try:
+            async with self._room:
+                answer = await self._embedder.embed(model, [one.inputs[at] for one, at in inputs], background=True)
+        except Exception:  # noqa: BLE001 - whatever it is, each request finds out for itself
+            for asked in {one.place: one for one, _ in inputs}.values():
+                await self._alone(model, asked)
+            return
+        for row, (one, at) in enumerate(inputs):
+            one.vectors[at], one.tokens[at] = answer.vectors[row], answer.tokens[row]
+
+    async def _alone(self, model: str, one: _Asked) -> None:
+        if one.failed is not None or len(one.vectors) == len(one.inputs):
+            return
+
+        async def embed() -> bytes:
+            async with self._room:
+                answer = await self._embedder.embed(model, one.inputs, background=True)
+            for at in range(len(one.inputs)):
+                one.vectors[at], one.tokens[at] = answer.vectors[at], answer.tokens[at]
+            return b""
+
+        outcome = await patiently(embed)
+        one.failed = None if outcome.ok else outcome
+
+
+def _tasks(asked: Sequence[_Asked]) -> Sequence[Sequence[tuple[_Asked, int]]]:
+    """All inputs, the longest first, in tasks."""
+    inputs = [(one, at) for one in asked for at in range(len(one.inputs))]
+    inputs.sort(key=lambda pair: -len(pair[0].inputs[pair[1]]))
+    return [inputs[start : start + TASK_INPUTS] for start in range(0, len(inputs), TASK_INPUTS)]
+
+
+def _rendered(asked: Sequence[_Asked]) -> list[Outcome]:
+    return [_render(one) for one in asked]
+
+
+def _render(one: _Asked) -> Outcome:
+    if one.failed is not None:
+        return one.failed
+    answer = one.answer
+    if not np.isfinite(answer.vectors).all():
+        error = from_batcher(BadInput("the model gave a vector with NaN or infinity"))
+        return Outcome(error.status, bytes(error.response().body))
+    try:
+        vectors = shortened(answer.vectors, one.body.dimensions)
+    except ApiError as error:
+        return Outcome(error.status, bytes(error.response().body))
+    return Outcome(200, rendered(one.model, vectors, answer.tokens, one.body.encoding_format or "float"))

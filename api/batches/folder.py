@@ -1,0 +1,155 @@
+"""Where the content of files lies: a folder that every API process sees."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ...grid.failpoints import failpoint
+
+CHUNK = 1024 * 1024
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ABANDONED = 86_400.0
+"""Seconds after which a file that nobody finished is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A whole file under its final name."""
+
+    bytes: int
+    sha256: str
+
+
+class TooLarge(Exception):
+    """The content is larger than allowed."""
+
+
+class FileFolder:
+    """Files appear whole, synced, and never change. Blocking: call it from threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self) -> None:
+        """Make the folder, for its owner alone, and remove what nobody finished."""
+        for folder in (self.root, self._scratch, self.root / "parts"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.scandir(self._scratch) as entries:
+            for entry in entries:
+                if time.time() - entry.stat().st_mtime > ABANDONED:
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def path(self, file_id: str) -> Path:
+        """Where the content of a file lies. Raises ValueError for what is no id."""
+        if not _ID.fullmatch(file_id):
+            raise ValueError("that is no id of a file")
+        return self.root / file_id
+
+    def write(self, file_id: str, chunks: Iterable[bytes], *, most: int | None = None) -> Written:
+        """Write a file; one of that name is replaced. Raises TooLarge beyond `most` bytes, OSError."""
+        return self._write(self.path(file_id), chunks, most)
+
+    def delete(self, file_id: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        self.path(file_id).unlink(missing_ok=True)
+
+    def lines(self, file_id: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The lines of a file from byte `start` on, to `stop`. Raises FileNotFoundError."""
+        with self.path(file_id).open("rb") as file:
+            file.seek(start)
+            left = None if stop is None else stop - start
+            for line in file:
+                yield line
+                if left is not None:
+                    left -= len(line)
+                    if left <= 0:
+                        return
+
+    # ---- parts of a batch
+
+    def write_part(self, batch_id: str, part: int, fence: int, kind: str, content: bytes) -> None:
+        """Keep what was computed of a part. `kind`: ``out`` or ``err``."""
+        folder = self._parts(batch_id)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._write(folder / f"{part:06d}.{fence}.{kind}", [content], None)
+
+    def join_parts(
+        self, batch_id: str, parts: Iterable[tuple[int, int]], kind: str, tail: bytes = b""
+    ) -> Iterator[bytes]:
+        """The content of parts (number, fence) in their order, then `tail`: for `write`. Raises FileNotFoundError."""
+        for part, fence in parts:
+            path = self._parts(batch_id) / f"{part:06d}.{fence}.{kind}"
+            if path.stat().st_size:
+                yield from _chunks(path)
+        if tail:
+            yield tail
+
+    def drop_parts(self, batch_id: str) -> None:
+        """Remove the parts of a batch that has ended."""
+        folder = self._parts(batch_id)
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(folder.iterdir()):
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+
+    def _parts(self, batch_id: str) -> Path:
+        if not _ID.fullmatch(batch_id):
+            raise ValueError("that is no id of a batch")
+        return self.root / "parts" / batch_id
+
+    @property
+    def _scratch(self) -> Path:
+        return self.root / ".tmp"
+
+    def _write(self, final: Path, chunks: Iterable[bytes], most: int | None) -> Written:
+        scratch = self._scratch / uuid.uuid4().hex
+        size, digest = 0, hashlib.sha256()
+        try:
+            with scratch.open("xb") as file:
+                os.fchmod(file.fileno(), 0o600)
+                for chunk in chunks:
+                    size += len(chunk)
+                    if most is not None and size > most:
+                        raise TooLarge(f"more than {most:,} bytes")
+                    digest.update(chunk)
+                    file.write(chunk)
+                _sync(file)
+            failpoint("files.written")
+            scratch.replace(final)
+            _sync_folder(final.parent)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return Written(size, digest.hexdigest())
+
+
+def reader(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Chunks of what `read(n)` gives until it gives nothing."""
+    while chunk := read(CHUNK):
+        yield chunk
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from reader(file.read)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
