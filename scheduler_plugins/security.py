@@ -49,7 +49,6 @@ class LiveContext(ssl.SSLContext):
             context.num_tickets = 0  # no session outlives its certificate
         context.paper = paper
         paper.check()
-        context.load_verify_locations(paper.authority)
         context._refresh()
         return context
 
@@ -66,6 +65,7 @@ class LiveContext(ssl.SSLContext):
             found = self.paper.file.stat()
             seen = (found.st_mtime_ns, found.st_ino)
             if seen != self._seen:
+                self.load_verify_locations(self.paper.authority)
                 self.load_cert_chain(self.paper.file)
                 self._seen = seen
         except (OSError, ssl.SSLError):
