@@ -22,6 +22,20 @@ def shown(cell):
     return "\n".join(parts)
 
 
+def printed(cell):
+    """All that a cell printed."""
+    return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+
+
+def executed(name, folder, timeout):
+    """A notebook, run from top to bottom in a folder."""
+    notebook = read(FOLDER / name)
+    resources = {"metadata": {"path": str(folder)}}
+    options = {"timeout": timeout, "kernel_name": "python3", "coalesce_streams": True, "resources": resources}
+    NotebookClient(notebook, **options).execute()
+    return notebook
+
+
 def cell_with(notebook, words):
     [cell] = [cell for cell in notebook.cells if cell.cell_type == "code" and words in cell.source]
     return cell
@@ -41,12 +55,7 @@ def test_committed_without_outputs(path):
 @pytest.fixture(scope="module")
 def futures(tmp_path_factory):
     """01_futures, executed."""
-    notebook = read(FOLDER / "01_futures.ipynb")
-    folder = tmp_path_factory.mktemp("notebook")
-    NotebookClient(
-        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
-    return notebook
+    return executed("01_futures.ipynb", tmp_path_factory.mktemp("notebook"), timeout=180)
 
 
 @pytest.mark.slow
@@ -88,3 +97,26 @@ class TestFutures:
 
     def test_the_end(self, futures):
         assert shown(cell_with(futures, "grid.close()")) == "<Grid: closed>"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_model_is_split_and_outlives_one_of_its_workers(tmp_path):
+    """03_split_a_model: the sentence in whose middle a worker was killed ends as the one before."""
+    notebook = executed("03_split_a_model.ipynb", tmp_path, timeout=240)
+    split = shown(cell_with(notebook, "grid.deploy(MODEL"))
+    assert "1 of 1 replicas serve" in split
+    assert [line.split()[1] for line in split.splitlines()[2:5]] == [
+        "██████············",
+        "······██████······",
+        "············██████",
+    ]
+    calm, broken = printed(cell_with(notebook, "calm = ")), printed(cell_with(notebook, "os.kill("))
+    assert calm.endswith("58, 59, 60")
+    assert " [kill -9] " in broken
+    assert broken.replace(" [kill -9] ", "") == calm
+    assert shown(cell_with(notebook, "answer == calm")) == "True"
+    assert "donor_id=" in shown(cell_with(notebook, "first, middle, last"))
+    [now] = [cell for cell in notebook.cells if cell.source == "grid.deployments()"]
+    assert "1 of 1 replicas serve" in shown(now)
+    assert shown(cell_with(notebook, "grid.close()")) == "<Grid: closed>"
