@@ -133,7 +133,7 @@ def create_app(
     checkpoint = None
     if jobs is not None:
         checkpoint = Checkpoint(jobs, address_reader(settings.api.trusted_proxies))
-        for router in (*job_routers(jobs, ring), *donor_routers(jobs, checkpoint)):
+        for router in (*donor_routers(jobs, checkpoint), *job_routers(jobs, ring)):  # heartbeats are the most frequent
             app.include_router(router)
         folder, limits = FileFolder(files_folder(settings)), file_limits(settings)
         app.include_router(files_router(jobs.store, folder, limits))
