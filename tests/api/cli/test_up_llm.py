@@ -1,4 +1,4 @@
-"""`idlegrid up --llm`: the official client against the whole grid."""
+"""`idlegrid up --llm` and a deployment: the official client against the whole grid."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import suppress
 import httpx
 import openai
 import pytest
+
+from idlegrid.api.client import GridClient
 
 pytestmark = pytest.mark.slow
 
@@ -35,5 +37,25 @@ def test_a_grid_that_chats(start, language_model):
     metrics = httpx.get(f"{url}/metrics").text
     assert "vllm:num_requests_running" in metrics
     assert re.search(r'tokens_generated_total\{model="[^"]+",worker_id="local-[01]"\} \d', metrics)
+    split_in_two(url, model, answer.choices[0].message.content)
     program.stop()
     assert program.end() == 0
+
+
+def split_in_two(url, model, answer):
+    """The same model, deployed over HTTP in two stages in place of the service's own replica, says the same."""
+    with GridClient(url) as grid:
+        grid.deploy(model, stages=2, dtype="float32", device="cpu")
+        deadline = time.monotonic() + 120
+        while (told := grid.deployment(model))["state"] != "ready":
+            assert time.monotonic() < deadline, told
+            time.sleep(0.1)
+        assert len({held["worker_id"] for held in told["coverage"]}) == 2
+        assert told["missing"] == []
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 6, "temperature": 0}
+        said = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+        assert said.json()["choices"][0]["message"]["content"] == answer, said.text
+        grid.undeploy(model)
+        while grid.deployments()["deployments"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
