@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ import transformers
 from numpy.typing import NDArray
 
 from .batches import by_token_budget
+from .devices import describe
 from .encoders import Encoder, fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
 from .memory import keep_freed_memory
 from .models import resolve, revision
@@ -118,7 +117,7 @@ class EmbeddingModel:
             dtype=self._encoder.dtype,
             min_cosine=min_cosine,
             backend=self._encoder.backend,
-            device=_describe(self._device),
+            device=describe(self._device),
             versions={name: version(name) for name in _libraries(self._encoder.backend)},
         )
 
@@ -224,9 +223,3 @@ def _pick_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device is {wanted!r}, but torch finds no CUDA device here: check the driver, or say cpu")
     return wanted
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"

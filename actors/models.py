@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..grid import catalogue
 from .digests import sha256_of
 
-# Weights only from safetensors, and no code: what is not in this list is never fetched.
-_WANTED_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors"]
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the files of a model lie in its folder. Weights only from safetensors, and no code."""
+
+    head: str
+    """The file that every such folder has."""
+    wanted: tuple[str, ...]
+    """What is fetched: patterns of paths, where ``*`` goes over slashes too. All else never is."""
+    unwanted: tuple[str, ...] = ()
+
+
+TRANSFORMERS = Layout(
+    "config.json", ("*.json", "*.txt", "*.model", "*.safetensors", "*/config.json", "*/*.safetensors")
+)
+DIFFUSERS = Layout(
+    "model_index.json",
+    ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors"),
+    ("safety_checker/*", "*.fp16.*", "*.non_ema.*", "*.fp8.*"),  # the same weights once more, or what isn't used
+)
+"""A folder for each part of a pipeline; a whole model in one file beside them is not fetched."""
 
 
 class ModelNotFound(Exception):
     """The model's files can't be had on this machine. The message says what was tried."""
 
 
-def resolve(model: str, *, fetch: bool = True) -> Path:
+def resolve(model: str, *, fetch: bool = True, layout: Layout = TRANSFORMERS) -> Path:
     """The folder that holds `model`'s files: a path, a catalogue name or alias, or a Hugging Face id.
 
     Looks in this order: a local folder; an installed package that carries the weights (catalogue); the hub's cache and
@@ -25,13 +45,13 @@ def resolve(model: str, *, fetch: bool = True) -> Path:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotFound(f"{folder} has no config.json: it is not a model saved with save_pretrained")
+        if not (folder / layout.head).is_file():
+            raise ModelNotFound(f"{folder} has no {layout.head}: it is not a model saved with save_pretrained")
         return folder
     entry = catalogue.find(model)
     if entry is not None and entry.package is not None and (packaged := _packaged(entry.package)) is not None:
         return packaged
-    return _from_hub(entry.id if entry is not None else model, fetch)
+    return _from_hub(entry.id if entry is not None else model, fetch, layout)
 
 
 def _packaged(package: str) -> Path | None:
@@ -42,12 +62,19 @@ def _packaged(package: str) -> Path | None:
     return Path(module.MODEL_DIR)
 
 
-def _from_hub(model_id: str, fetch: bool) -> Path:
+def _from_hub(model_id: str, fetch: bool, layout: Layout) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model_id, allow_patterns=_WANTED_FILES, local_files_only=not fetch))
+        return Path(
+            snapshot_download(
+                model_id,
+                allow_patterns=list(layout.wanted),
+                ignore_patterns=list(layout.unwanted) or None,
+                local_files_only=not fetch,
+            )
+        )
     except HFValidationError as error:
         raise ModelNotFound(f"{model_id!r} is neither a folder here nor a Hugging Face id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -60,9 +87,12 @@ def _from_hub(model_id: str, fetch: bool) -> Path:
 def revision(folder: Path) -> str:
     """What identifies the weights: 16 hex digits of SHA-256 over the configuration and every safetensors file.
 
-    Large files are read once (see `digests`)."""
+    Of a pipeline all configurations count, e.g. its scheduler's. Large files are read once (see `digests`)."""
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.rglob("*.safetensors")]):
+    heads = [folder / TRANSFORMERS.head]
+    if (folder / DIFFUSERS.head).is_file():
+        heads = [folder / DIFFUSERS.head, *folder.glob("*/*.json")]
+    for path in sorted([*heads, *folder.rglob("*.safetensors")]):
         digest.update(f"{path.relative_to(folder)}\n".encode())
         digest.update(sha256_of(path))
     return digest.hexdigest()[:16]

@@ -26,6 +26,21 @@ class UnknownModel(LookupError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRules:
+    """How an image generator is used, and how far. The defaults are for models that are not listed."""
+
+    steps: int | None = None
+    """Where nobody says otherwise. None: as many as diffusers gives its pipeline."""
+    guidance: float | None = None
+    """Scale of the guidance. None: diffusers' own; 0 for models that were distilled to need none."""
+    max_steps: int = 100
+    max_pixels: int = 2048 * 2048
+    """Width times height."""
+    negative: bool = True
+    """Whether a negative prompt has an effect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
     """A model of the catalogue."""
 
@@ -49,6 +64,8 @@ class ModelEntry:
     """Run by this project's own tests."""
     note: str = ""
     """What a user must know: licence, access, remote code."""
+    images: ImageRules | None = None
+    """Of an image generator."""
 
     @property
     def gpu_memory_gb(self) -> float:
@@ -71,8 +88,10 @@ def entry(fields: Mapping[str, Any]) -> ModelEntry:
         raise ValueError(f"{fields.get('id')}: unknown field {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     if fields.get("dtype") not in memory or not set(memory) <= set(DTYPES) or min(memory.values()) <= 0:
         raise ValueError(f"{fields.get('id')}: memory_gb needs positive GB for {fields.get('dtype')!r}, of {DTYPES}")
+    rules = ImageRules(**fields["images"]) if "images" in fields else None
     return ModelEntry(
-        **known | {"memory_gb": MappingProxyType(dict(memory)), "aliases": tuple(fields.get("aliases", ()))}
+        **known
+        | {"memory_gb": MappingProxyType(dict(memory)), "aliases": tuple(fields.get("aliases", ())), "images": rules}
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
+from ..devices import describe
 from ..models import resolve, revision
 from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, WishRefused, Word, nothing, untold
 from .stretches import Stretch, cut
@@ -86,7 +86,7 @@ class WhisperModel:
             revision=revision(folder),
             engine="transformers",
             dtype=str(self._dtype).removeprefix("torch."),
-            device=_describe(self._device),
+            device=describe(self._device),
             window=self._features.n_samples / SAMPLE_RATE,
             languages=self._languages or ("en",),
             versions={name: version(name) for name in ("torch", "transformers")},
@@ -351,9 +351,3 @@ def _languages(generation: Any) -> tuple[str, ...]:
         return ()
     codes = [token.strip("<|>") for token in getattr(generation, "lang_to_id", None) or {}]
     return tuple(sorted(code for code in codes if code in LANGUAGES))
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,1 @@
+"""Image generators of diffusers: what is asked of one, and the one that stays loaded."""
