@@ -13,6 +13,8 @@ from .face import JobLine
 REMEMBERED = 50
 """Jobs that ended, and refusals, that are kept."""
 HOUR = 3600.0
+ROOM = 1000
+"""Starts after which those that are older than an hour are looked for; then twice as many as were left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Reports:
         self._refused: deque[Refusal] = deque(maxlen=REMEMBERED)
         self._ended: set[tuple[str, datetime]] = set()
         self._starts: dict[tuple[str, datetime], float] = {}
+        self._room = ROOM
         self.latest = WorkerReport()
 
     def remember(self, starts: Iterable[tuple[str, datetime]]) -> None:
@@ -94,6 +97,9 @@ class Reports:
                 self._refused.appendleft(one)
         for line in (*running, *finished):
             self._starts[line.job_id, line.started_at] = line.started_at.timestamp()
+        if len(self._starts) > self._room:
+            self.starts(max(self._starts.values()))
+            self._room = max(ROOM, 2 * len(self._starts))
         self.latest = replace(told, finished=tuple(self._finished), refused=tuple(self._refused))
         return self.latest
 

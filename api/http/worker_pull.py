@@ -50,6 +50,8 @@ SPOOLED = timedelta(hours=1)
 """For so long after the end of an attempt's time its result is still taken, if nobody else has the job."""
 UNTOLD = Limits(max_concurrent_jobs=1024)
 """Of a worker that never registered: its owner's limits are known to its machine alone."""
+LONGEST_PAUSE = 2.0
+"""Seconds between two looks at whether a worker that takes nothing now does so again."""
 TURNS = 64
 """Workers for whom jobs are claimed side by side; those of one worker come one after the other."""
 _NOTHING = "Nothing for this worker in that time: ask again."
@@ -227,11 +229,13 @@ def pull_router(door: JobDoor, address_of: AddressOf) -> APIRouter:
             donor = await door.call(counter.greet, worker_id, where, takes)
         # workers that asked together, as after a restart of the service, shall not ask together for ever
         ends = time.monotonic() + min(wait, patience.pull) * random.uniform(SOONEST, 1.0)  # noqa: S311 - no secret
+        pause = patience.look
         while registered and (donor := await door.call(counter.known, worker_id, takes)) is None:
             left = ends - time.monotonic()
             if left <= 0 or door.ending.is_set() or await request.is_disconnected():
                 return Response(status_code=204)
-            await door.rest(min(left, patience.look))
+            await door.rest(min(left, pause))
+            pause = min(2 * pause, LONGEST_PAUSE)
         assert donor is not None
         claim = await answered(questions, donor, ends - time.monotonic(), request)
         if claim is None:

@@ -22,6 +22,8 @@ log = logger(__name__)
 
 BREATH = 0.01
 """Seconds between two looks at least: what comes in between is looked at together."""
+MOST_OF_ONE = 64
+"""Open questions of one worker."""
 
 
 class Enough(Exception):
@@ -87,6 +89,7 @@ class Questions:
         """
         answer: asyncio.Future[Claim | None] = asyncio.get_running_loop().create_future()
         question = Question(donor, time.monotonic() + (0.0 if self._over else seconds), answer)
+        self._make_room(donor.id)
         self._put(question)
         self.look()
         if self._watch is None:
@@ -187,6 +190,15 @@ class Questions:
                 question.answer.set_exception(error)
 
     # -- who asks
+
+    def _make_room(self, donor_id: str) -> None:
+        """Who asks more often than anybody needs is answered that there is nothing, the longest question first."""
+        those = self._by_donor.get(donor_id, [])
+        if len(those) >= MOST_OF_ONE:
+            oldest = those[0]
+            self._drop(oldest)
+            if not oldest.answer.done():
+                oldest.answer.set_result(None)
 
     def _put(self, question: Question) -> None:
         self._by_donor.setdefault(question.donor.id, []).append(question)

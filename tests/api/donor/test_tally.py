@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from idlegrid.api.donor import tally
 from idlegrid.api.donor.face import JobLine
 from idlegrid.api.donor.orders import OrderDesk
 from idlegrid.api.donor.reports import Reports, line_to_wire
+from idlegrid.api.donor.state import write_private
 from idlegrid.api.donor.tally import Tally
 
 NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
@@ -36,13 +38,50 @@ def test_what_is_a_day_old_goes_and_a_torn_line_costs_itself_alone(tmp_path):
     later = Tally(path)
     assert later.last_hour(NOON) == 1
     later.heard([JobLine("c", "trial", NOON + timedelta(hours=25))], NOON + timedelta(hours=25))
-    assert [job_id for job_id, _ in Tally(path).starts] == ["c"]
+    assert [job_id for job_id, _ in later.starts] == ["c"]
+
+
+def test_days_of_work_cost_neither_memory_nor_a_new_file_each_time(tmp_path, monkeypatch):
+    path, written = tmp_path / "starts.jsonl", []
+
+    def counted(place, text):
+        written.append(text.count("\n"))
+        write_private(place, text)
+
+    monkeypatch.setattr(tally, "write_private", counted)
+    monkeypatch.setattr(tally, "STALE", 10)
+    monkeypatch.setattr(tally, "MOST", 100)
+    counts = Tally(path)
+    for hour in range(200):
+        now = NOON + timedelta(hours=hour)
+        counts.heard([JobLine(f"{hour}", "trial", now)], now)
+    assert len(counts.starts) == 24
+    assert len(written) < 200 / 20
+    assert path.read_text().count("\n") <= 24 + 25 + 1
+    counts.heard([JobLine(f"many-{n}", "trial", now) for n in range(500)], now)
+    assert (len(counts.starts), counts.last_hour(now)) == (100, 100)
+
+
+def test_today_begins_at_the_owners_midnight():
+    counts = Tally()
+    counts.heard([line("a", 0), line("b", 60 * 11), line("c", 60 * 13)], NOON)
+    zones = {"UTC": 2, "Europe/Berlin": 3, "America/New_York": 1}
+    assert {zone: counts.today(NOON, zone) for zone in zones} == zones
+
+
+def test_reports_forget_starts_while_one_process_runs_for_days():
+    reports = Reports()
+    for second in range(0, 20_000, 5):
+        at = NOON + timedelta(seconds=second)
+        reports.heard({"running": [line_to_wire(JobLine(f"{second}", "trial", at))]})
+    assert len(reports._starts) < 3000
+    assert len(reports.starts((NOON + timedelta(seconds=19_995)).timestamp())) == 3600 / 5
 
 
 def test_a_disk_that_is_full_stops_no_work(tmp_path, caplog):
-    tally = Tally(tmp_path / "nowhere" / "starts.jsonl")
-    tally.heard([line("a", 1)], NOON)
-    assert tally.last_hour(NOON) == 1
+    counts = Tally(tmp_path / "nowhere" / "starts.jsonl")
+    counts.heard([line("a", 1)], NOON)
+    assert counts.last_hour(NOON) == 1
     assert "a restart forgets" in caplog.text
 
 

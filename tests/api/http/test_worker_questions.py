@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from idlegrid.api.http import worker_questions
 from idlegrid.api.http.worker_questions import Board, Question, Questions
 from idlegrid.grid.donors import Donor
 from idlegrid.grid.jobs import Ask
@@ -157,3 +158,20 @@ async def test_nobody_looks_when_nobody_asks(queue, questions):
     await settled(queue, 0)
     assert queue.looks == before <= 1
     assert questions._watch is None or questions._watch.done()
+
+
+async def test_one_worker_has_so_many_questions_open_and_no_more(queue: Queue, questions: Questions, monkeypatch):
+    monkeypatch.setattr(worker_questions, "MOST_OF_ONE", 3)
+    asked = [questions.ask(donor("a"), 60) for _ in range(5)]
+    other = questions.ask(donor("b"), 60)
+    async with asyncio.timeout(PATIENCE):
+        assert [await question.answer for question in asked[:2]] == [None, None]
+    assert not any(question.answer.done() for question in (*asked[2:], other))
+
+
+async def test_when_it_ends_everybody_is_answered_after_one_look(queue: Queue, questions: Questions):
+    open_ones = [questions.ask(donor(id_), 60) for id_ in ("a", "b")]
+    questions.end()
+    async with asyncio.timeout(PATIENCE):
+        assert [await question.answer for question in open_ones] == [None, None]
+        assert await questions.ask(donor("c"), 60).answer is None
