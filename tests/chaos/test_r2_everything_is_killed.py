@@ -39,17 +39,17 @@ async def test_all_jobs_drain_after_the_last_fault(site, postgres_url, monkeypat
         "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    seconds = 40.0 if long else 18.0
+    seconds, pause = (40.0, 2.0) if long else (12.0, 1.3)
     async with grid(workers=2) as g:
         client, stop = Client(g.url), asyncio.Event()
         clients = [asyncio.create_task(client.keep_on(stop, 0.3, seconds=0.3)) for _ in range(2)]
         ends = asyncio.get_running_loop().time() + seconds
         faults = [
-            fault(g, g.scheduler, 4, 8, ends),
-            fault(g, g.workers[0], 2, 6, ends),
-            fault(g, g.workers[1], 5, 6, ends),
-            fault(g, g.dispatcher, 6, 8, ends),
-            fault(g, g.api, 3, 8, ends),
+            fault(g, g.scheduler, 2 * pause, 4 * pause, ends),
+            fault(g, g.workers[0], 1 * pause, 3 * pause, ends),
+            fault(g, g.workers[1], 2.5 * pause, 3 * pause, ends),
+            fault(g, g.dispatcher, 3 * pause, 4 * pause, ends),
+            fault(g, g.api, 1.5 * pause, 4 * pause, ends),
         ]
         await asyncio.gather(*faults)
         stop.set()

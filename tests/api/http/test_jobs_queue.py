@@ -78,6 +78,7 @@ async def test_without_a_scheduler_what_runs_tells_how_much_runs_at_once(service
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("slots", [2, 6])
 async def test_the_estimated_wait_is_right_within_a_factor_of_two(store: Store, slots: int):
     """A real queue and workers that take 0.1 to 0.3 s: what 16 clients were told against how long they waited."""
