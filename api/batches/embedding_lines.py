@@ -59,7 +59,7 @@ class EmbeddingLines:
             try:
                 asked.append(await self._asked(place, line))
             except ApiError as error:
-                outcomes[place] = Outcome(error.status, bytes(error.response().body))
+                outcomes[place] = _outcome(error)
         async with asyncio.TaskGroup() as group:
             for model in {one.model for one in asked}:
                 for inputs in _tasks([one for one in asked if one.model == model]):
@@ -80,16 +80,27 @@ class EmbeddingLines:
         return _Asked(place, body, model.id, inputs)
 
     async def _embed(self, model: str, inputs: Sequence[tuple[_Asked, int]]) -> None:
-        """One task. One that can't be computed together is computed request by request: no one fails for another."""
-        try:
-            async with self._room:
-                answer = await self._embedder.embed(model, [one.inputs[at] for one, at in inputs], background=True)
-        except Exception:  # noqa: BLE001 - whatever it is, each request finds out for itself
-            for asked in {one.place: one for one, _ in inputs}.values():
-                await self._alone(model, asked)
+        """One task. An input that is refused is left out; what fails otherwise is computed request by request: no one
+        fails for another."""
+        left = list(inputs)
+        while left:
+            try:
+                async with self._room:
+                    answer = await self._embedder.embed(model, [one.inputs[at] for one, at in left], background=True)
+            except BadInput as error:
+                if error.index is None or not 0 <= error.index < len(left):
+                    break
+                refused, at = left[error.index]
+                refused.failed = _outcome(from_batcher(BadInput(str(error), index=at)))
+                left = [(one, place) for one, place in left if one is not refused]
+                continue
+            except Exception:  # noqa: BLE001 - whatever it is, each request finds out for itself
+                break
+            for row, (one, at) in enumerate(left):
+                one.vectors[at], one.tokens[at] = answer.vectors[row], answer.tokens[row]
             return
-        for row, (one, at) in enumerate(inputs):
-            one.vectors[at], one.tokens[at] = answer.vectors[row], answer.tokens[row]
+        for asked in {one.place: one for one, _ in left}.values():
+            await self._alone(model, asked)
 
     async def _alone(self, model: str, one: _Asked) -> None:
         if one.failed is not None or len(one.vectors) == len(one.inputs):
@@ -122,10 +133,13 @@ def _render(one: _Asked) -> Outcome:
         return one.failed
     answer = one.answer
     if not np.isfinite(answer.vectors).all():
-        error = from_batcher(BadInput("the model gave a vector with NaN or infinity"))
-        return Outcome(error.status, bytes(error.response().body))
+        return _outcome(from_batcher(BadInput("the model gave a vector with NaN or infinity")))
     try:
         vectors = shortened(answer.vectors, one.body.dimensions)
     except ApiError as error:
-        return Outcome(error.status, bytes(error.response().body))
+        return _outcome(error)
     return Outcome(200, rendered(one.model, vectors, answer.tokens, one.body.encoding_format or "float"))
+
+
+def _outcome(error: ApiError) -> Outcome:
+    return Outcome(error.status, bytes(error.response().body))

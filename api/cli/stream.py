@@ -64,7 +64,9 @@ def stream(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Compute every record of an endless source: those that are there, and those that come.
+    """Compute every record of an endless source.
+
+    A folder that is watched, or a Redis stream: what is there, and what comes.
 
     Ctrl-C once: what was read is finished. Killed or stopped at any moment, the same command goes on where it was, and
     each record is in the target exactly once.
