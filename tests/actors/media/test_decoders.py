@@ -17,6 +17,8 @@ from idlegrid.actors.media.decoders import Decoders
 from idlegrid.actors.media.image import decode_image
 from idlegrid.actors.media.limits import BULK_AUDIO, AudioLimits, DecoderUnavailable, ImageLimits, MediaError
 
+pytestmark = pytest.mark.slow
+
 TONE = files.sound(files.tone(), 16_000)
 PICTURE = files.black_png(100, 100)
 LONG = files.opus_of_silence(8)

@@ -60,6 +60,7 @@ def test_nobody_answers(tmp_path):
         RedisSource(f"unix://{tmp_path}/nobody?stream=s", column="text")
 
 
+@pytest.mark.slow
 def test_entries_that_can_not_be_read_come_out_with_their_error(client, server, asks):
     asks.xadd("odd", {"text": "fine"})
     asks.xadd("odd", {"text": b"\xff\xfe"})
@@ -73,6 +74,7 @@ def test_entries_that_can_not_be_read_come_out_with_their_error(client, server, 
     assert rows[0]["record"] == f"{rows[0]['entry']}:0"
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_loses_and_repeats_nothing(client):
     with ValkeyServer() as own:
         asks = own.client()
@@ -93,6 +95,7 @@ def test_a_server_that_dies_and_comes_back_loses_and_repeats_nothing(client):
     assert found == Counter(f"text {number}" for number in range(400))
 
 
+@pytest.mark.slow
 def test_a_second_process_is_overtaken(server):
     sinks = [RedisSink(f"{server.url}?stream=one-only") for _ in range(2)]
     commits = [Commit(1, token, (Piece("a", 0, 1),)) for token in ("first", "second")]
@@ -114,12 +117,14 @@ def test_a_second_process_is_overtaken(server):
         sink.close()
 
 
+@pytest.mark.slow
 def test_old_entries_make_way(client, server, asks):
     sink = RedisSink(f"{server.url}?stream=short&maxlen=100")
     run(client, IteratorSource([f"text {n}" for n in range(600)], column="text"), sink).wait(PATIENCE)
     assert asks.xlen("short") < 600
 
 
+@pytest.mark.slow
 def test_the_backlog_is_known(server, asks):
     source = RedisSource(f"{server.url}?stream=waiting", column="text")
     before = time.time()
