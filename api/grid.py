@@ -22,6 +22,7 @@ from ..grid.jobs import Ask
 from ..grid.regions import check_region
 from ..grid.suggest import did_you_mean
 from ..pipelines.bulk import BulkReport, embed_parquet
+from .grid_images import GridImages
 from .grid_llm import GridLlm
 from .grid_speech import GridSpeech
 from .grid_stream import GridStream
@@ -34,7 +35,7 @@ from .ports import LOOPBACK
 ACTIONS = ("pause", "resume", "drain")
 
 
-class Grid(GridLlm, GridSpeech, GridStream):
+class Grid(GridLlm, GridSpeech, GridImages, GridStream):
     """A grid of workers: on this machine, or behind a scheduler's address.
 
     ``Grid()`` starts a scheduler with our plugins and one worker per core (or per GPU); ``Grid("tcp://host:8786")``

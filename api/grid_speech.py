@@ -34,7 +34,7 @@ class GridSpeech:
         """
         name, asked = catalogue.canonical(model, "whisper"), Wish(**wish)
         with self._annotated(Ask(type="whisper", model=name)):
-            return self._submit(transcribe_one, name, _content(audio), asked, name="transcribe")
+            return self._submit(transcribe_one, name, content_of(audio), asked, name="transcribe")
 
     def map_transcribe(
         self, audio: Iterable[Recording], *, model: str | None = None, batch_size: int = 8, **wish: Any
@@ -48,7 +48,7 @@ class GridSpeech:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         name, asked = catalogue.canonical(model, "whisper"), Wish(**wish)
-        files = [_content(one) for one in audio]
+        files = [content_of(one) for one in audio]
         with self._annotated(Ask(type="whisper", model=name)):
             return [
                 self._submit(transcribe_each, name, files[first : first + batch_size], asked, name="transcribe")
@@ -64,5 +64,6 @@ class GridSpeech:
         return transcribe_parquet(self.client, source, target, audio_column=audio_column, **options)
 
 
-def _content(audio: Recording) -> bytes:
-    return audio if isinstance(audio, bytes) else Path(audio).read_bytes()
+def content_of(file: Recording) -> bytes:
+    """A file, or the one at this path. Raises OSError."""
+    return file if isinstance(file, bytes) else Path(file).read_bytes()

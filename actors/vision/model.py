@@ -39,7 +39,7 @@ class Ready:
 
 
 class VisionModel:
-    """Any model that transformers loads as image-text-to-text (LLaVA, LLaVA-NeXT, Qwen2-VL, InternVL in its own format).
+    """Any model that transformers loads as image-text-to-text (LLaVA, LLaVA-NeXT, Qwen2-VL, InternVL …).
 
     A local folder or an id of the hub, weights from safetensors only, no code of the checkpoint's. bf16 (fp16 where the
     GPU has none) on a GPU, fp32 on a CPU unless told otherwise. Answers without a temperature are written in batches,
@@ -158,9 +158,9 @@ class VisionModel:
 
     def _written(self, look: Look, images: int) -> str | NotAnswered:
         """The conversation as the model reads it."""
-        marks = {getattr(self._processor, name, None) for name in ("image_token", "video_token")} - {None}
+        marks = [str(getattr(self._processor, name, None) or "") for name in ("image_token", "video_token")]
         texts = [part for turn in look.turns for part in turn.parts if part is not None]
-        if mark := next((mark for mark in marks for text in texts if mark in text), None):
+        if mark := next((mark for mark in marks for text in texts if mark and mark in text), None):
             return NotAnswered(f"the text has {mark!r} in it, by which this model knows pictures: leave it out")
         wanted = sum(part is None for turn in look.turns for part in turn.parts)
         if wanted != images:

@@ -11,12 +11,14 @@ import typer
 from ..parent import tie_to_parent
 from . import (
     admin,
+    caption,
     chat,
     config,
     deploy,
     deployments,
     doctor,
     embed,
+    generate,
     jobs,
     models,
     run,
@@ -76,6 +78,8 @@ app.command("run")(run.run)
 app.command("chat")(chat.chat)
 app.command("embed")(embed.embed)
 app.command("transcribe")(transcribe.transcribe)
+app.command("caption")(caption.caption)
+app.command("generate")(generate.generate)
 app.command("stream")(stream.stream)
 app.command("models")(models.models)
 app.command("status")(status.status)

@@ -1,5 +1,6 @@
 """Bulk jobs over Parquet: rows in, the same rows plus results out, whatever is killed on the way."""
 
+from .caption import CaptionSpec, caption_parquet
 from .chat import ChatSpec, chat_parquet
 from .embedding import EmbeddingSpec, embed_parquet
 from .errors import (
@@ -12,6 +13,7 @@ from .errors import (
     TooManyErrors,
     WorkerTrouble,
 )
+from .generate import GenerateSpec, generate_parquet
 from .job import BulkJob, BulkReport
 from .operators import OperatorSpec, Results, RowOperator
 from .plan import Plan
@@ -23,9 +25,11 @@ __all__ = [
     "BulkError",
     "BulkJob",
     "BulkReport",
+    "CaptionSpec",
     "ChatSpec",
     "CorruptInput",
     "EmbeddingSpec",
+    "GenerateSpec",
     "GridUnavailable",
     "InputError",
     "JobIncomplete",
@@ -39,7 +43,9 @@ __all__ = [
     "TooManyErrors",
     "TranscribeSpec",
     "WorkerTrouble",
+    "caption_parquet",
     "chat_parquet",
     "embed_parquet",
+    "generate_parquet",
     "transcribe_parquet",
 ]

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from ...actors.whisper.speech import SAMPLE_RATE, NotHeard, Samples, SpeechModel, Transcript
+from .files import Source
 from .operators import Results
-from .recordings import Source, sound, sounds
+from .recordings import sound, sounds
 
 if TYPE_CHECKING:
     from .transcribe import TranscribeSpec

@@ -7,12 +7,22 @@ from typing import Any
 
 from ...grid import catalogue
 from ...grid.suggest import did_you_mean
+from ..bulk.caption import CaptionSpec
 from ..bulk.chat import ChatSpec
 from ..bulk.embedding import EmbeddingSpec
+from ..bulk.errors import InputError
+from ..bulk.generate import GenerateSpec
 from ..bulk.operators import OperatorSpec
+from ..bulk.transcribe import TranscribeSpec
 from .errors import StreamError
 
-KINDS: Mapping[str, Callable[..., OperatorSpec]] = {"embedding": EmbeddingSpec, "llm": ChatSpec}
+KINDS: Mapping[str, Callable[..., OperatorSpec]] = {
+    "embedding": EmbeddingSpec,
+    "image_gen": GenerateSpec,
+    "llm": ChatSpec,
+    "vision": CaptionSpec,
+    "whisper": TranscribeSpec,
+}
 """Job type → the spec of its bulk operator."""
 TEXT_TYPES = frozenset({"embedding", "llm", "image_gen"})
 """Those that compute text. The others compute files."""
@@ -26,5 +36,5 @@ def spec_for(kind: str, model: str | None, options: Mapping[str, Any]) -> Operat
         )
     try:
         return KINDS[kind](model=catalogue.canonical(model, kind), **options)
-    except (TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError) as error:
         raise StreamError(f"{kind}: {error}") from error

@@ -1,0 +1,41 @@
+"""`idlegrid generate` and `idlegrid caption`: drawn, then looked at."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_diffusion import PROMPTS
+
+
+@pytest.mark.slow
+def test_what_was_drawn_is_looked_at(idlegrid, grid, tmp_path, tiny_sd, tiny_llava):
+    pq.write_table(pa.table({"id": range(4), "prompt": [*PROMPTS[:3], None]}), tmp_path / "in.parquet")
+    words = ("generate", tmp_path / "in.parquet", tmp_path / "drawn", "--prompt-column", "prompt", "-m", tiny_sd)
+    words += ("--size", "32x24", "--steps", 2, "--files", tmp_path / "pictures", "-s", grid.address)
+    done = idlegrid(*words)
+    assert done.code == 0, done.err
+    assert done.out.startswith("4 rows in ")
+    assert ", 1 with an error" in done.out
+    again = idlegrid(*words, "--json").json
+    assert again["reused_parts"] == again["parts"] > 0
+    assert again["facts"]["pipeline"] == "StableDiffusionPipeline"
+    other = idlegrid(*words, "--seed", 1)
+    assert (other.code, "seed: 0 → 1" in other.err) == (1, True)
+
+    words = ("caption", tmp_path / "drawn", tmp_path / "seen", "--image-column", "image", "-m", tiny_llava.folder)
+    words += ("--prefix", "seen_", "--error-column", "unseen", "--max-tokens", 4, "-s", grid.address)
+    done = idlegrid(*words)
+    assert done.code == 0, done.err
+    rows = pq.read_table(tmp_path / "seen").to_pylist()
+    assert [row["seen_completion_tokens"] for row in rows] == [4, 4, 4, None]
+    assert [row["unseen"] is None for row in rows] == [True] * 3 + [False]
+
+
+def test_what_is_wrong_is_told_before_a_grid_is_started(idlegrid, tmp_path):
+    done = idlegrid("generate", tmp_path, tmp_path / "out")
+    assert (done.code, "--prompt-column" in done.err) == (2, True)
+    done = idlegrid("generate", tmp_path, tmp_path / "out", "-c", "prompt", "--size", "large")
+    assert (done.code, "is no size" in done.err) == (2, True)
+    done = idlegrid("caption", tmp_path, tmp_path / "out", "-c", "image", "--ocr", "--question", "why?")
+    assert (done.code, "--question" in done.err) == (2, True)
