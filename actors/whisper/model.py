@@ -17,6 +17,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 
 from ..devices import describe
 from ..models import resolve, revision
+from .network import Network, encoding_once
 from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, WishRefused, Word, nothing, untold
 from .stretches import Stretch, cut
 from .words import words_of
@@ -28,7 +29,6 @@ MEMORY_SHARE = 0.4
 """Of the GPU memory that is free, for the keys and values of a batch."""
 MIN_SECONDS = 0.1
 """A shorter recording is filled up with silence: the times of words need some frames."""
-_SOME_FRAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class WhisperModel:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         if config.model_type != "whisper":
             raise ValueError(f"{model} is a model of the kind {config.model_type!r}, not a Whisper one")
-        loaded = _Whisper.from_pretrained(folder, dtype=self._dtype, use_safetensors=True, local_files_only=True)
+        loaded = Network.from_pretrained(folder, dtype=self._dtype, use_safetensors=True, local_files_only=True)
         self._model = loaded.to(self._device).eval()
         self._tokenizer = transformers.WhisperTokenizer.from_pretrained(folder, local_files_only=True)
         self._features = transformers.WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
@@ -103,12 +103,9 @@ class WhisperModel:
         """See `SpeechModel.transcribe`."""
         given = self._language(wish)
         self._check(wish)
-        languages = [given] * len(clips) if given else self._detected(clips, check)
-        pieces = [
-            Piece(index, stretch)
-            for index, clip in enumerate(clips)
-            for stretch in cut(clip, SAMPLE_RATE, self._features.n_samples)
-        ]
+        window = self._features.n_samples
+        pieces = [Piece(index, part) for index, clip in enumerate(clips) for part in cut(clip, SAMPLE_RATE, window)]
+        languages = dict.fromkeys(range(len(clips)), given) if given else self._first_heard(clips, check)
         heard: dict[Piece, Heard] = {}
         done, total = 0, sum(map(len, clips))
         for batch in self._batches(pieces, alone=wish.temperature > 0):
@@ -133,7 +130,7 @@ class WhisperModel:
         self,
         batch: list[Piece],
         clips: Sequence[Samples],
-        languages: Sequence[str],
+        languages: dict[int, str],
         wish: Wish,
         check: Callable[[], None],
     ) -> list[Heard]:
@@ -158,14 +155,13 @@ class WhisperModel:
         self,
         batch: list[Piece],
         clips: Sequence[Samples],
-        languages: Sequence[str],
+        languages: dict[int, str],
         wish: Wish,
         check: Callable[[], None],
     ) -> dict[str, Any]:
+        """What transformers hears. Adds to `languages` those of recordings that are heard here for the first time."""
         sounds = [clips[piece.clip][piece.stretch.start : piece.stretch.stop] for piece in batch]
         options: dict[str, Any] = {"return_timestamps": True, "return_segments": True}
-        if self._languages:
-            options |= {"language": [languages[piece.clip] for piece in batch], "task": wish.task}
         if wish.words:
             options["return_token_timestamps"] = True
         if wish.temperature > 0:
@@ -173,8 +169,14 @@ class WhisperModel:
         if wish.prompt:
             options["prompt_ids"] = self._prompt(wish.prompt)
         stop = transformers.StoppingCriteriaList([_Check(check)])
-        with self._lock, torch.inference_mode(), self._as_it_was(), _seeded(wish, self._device):
+        once = encoding_once(self._model)
+        with self._lock, torch.inference_mode(), self._as_it_was(), _seeded(wish, self._device), once:
             inputs = self._inputs(sounds)
+            if any(piece.clip not in languages for piece in batch):
+                for piece, language in zip(batch, self._spoken(inputs["input_features"]), strict=True):
+                    languages.setdefault(piece.clip, language)
+            if self._languages:
+                options |= {"language": [languages[piece.clip] for piece in batch], "task": wish.task}
             found: dict[str, Any] = self._model.generate(**inputs, **options, stopping_criteria=stop)
         return found
 
@@ -239,19 +241,27 @@ class WhisperModel:
         """The first token that is no text; special tokens and times follow it."""
         return int(self._tokenizer.eos_token_id)
 
-    def _detected(self, clips: Sequence[Samples], check: Callable[[], None]) -> list[str]:
-        """The language of each recording, by its first window."""
+    def _first_heard(self, clips: Sequence[Samples], check: Callable[[], None]) -> dict[int, str]:
+        """The languages of recordings of several pieces, by their first windows. Those of others are detected when they
+        are heard, by what is encoded then anyway.
+        """
         if not self._languages:
-            return ["en"] * len(clips)
-        found: list[str] = []
-        for start in range(0, len(clips), self._batch):
+            return dict.fromkeys(range(len(clips)), "en")
+        window = self._features.n_samples
+        long = [index for index, clip in enumerate(clips) if len(clip) > window]
+        found: dict[int, str] = {}
+        for start in range(0, len(long), self._batch):
             check()
-            some = [clip[: self._features.n_samples] for clip in clips[start : start + self._batch]]
+            some = long[start : start + self._batch]
             with self._lock, torch.inference_mode():
-                features = self._inputs(some)["input_features"]
-                ids = self._model.detect_language(features, num_segment_frames=features.shape[-1])
-            found += [name.strip("<|>") for name in self._tokenizer.convert_ids_to_tokens(ids.tolist())]
+                features = self._inputs([clips[index][:window] for index in some])["input_features"]
+                found |= zip(some, self._spoken(features), strict=True)
         return found
+
+    def _spoken(self, features: torch.Tensor) -> list[str]:
+        """Codes of the languages in windows of sound, (B, M, T)."""
+        ids = self._model.detect_language(features, num_segment_frames=features.shape[-1])
+        return [name.strip("<|>") for name in self._tokenizer.convert_ids_to_tokens(ids.tolist())]
 
     def _language(self, wish: Wish) -> str | None:
         """The code of the language that is wished for. Raises WishRefused when the model doesn't know it."""
@@ -301,16 +311,6 @@ class WhisperModel:
         each = 2 * config.decoder_layers * config.d_model * positions * self._dtype.itemsize
         free, _ = torch.cuda.mem_get_info(self._device)
         return max(1, min(most, int(MEMORY_SHARE * free / (2 * each))))
-
-
-class _Whisper(transformers.WhisperForConditionalGeneration):  # type: ignore[misc]
-    """transformers' own, which also finds the times of what it hears in the silence that fills a window up."""
-
-    def _extract_token_timestamps(self, *args: Any, num_frames: Any = None, **options: Any) -> Any:
-        """`num_frames` is what is left of the recording: nothing behind its end, where the original divides by it."""
-        if isinstance(num_frames, torch.Tensor):
-            num_frames = num_frames.clamp(min=_SOME_FRAMES).cpu().numpy()
-        return super()._extract_token_timestamps(*args, num_frames=num_frames, **options)
 
 
 class _Check(transformers.StoppingCriteria):  # type: ignore[misc]

@@ -174,3 +174,29 @@ def test_a_model_that_knows_english_only(tmp_path):
         model.transcribe([clip], Wish(task="translate"))
     with pytest.raises(ValueError, match="'de' is not one"):
         model.transcribe([clip], Wish(language="de"))
+
+
+def test_all_pieces_of_a_recording_are_heard_in_the_language_of_its_first_window(model):
+    longs = [np.concatenate([tone(2.2, seed=seed), silence(0.5), tone(2.2, seed=seed + 20)]) for seed in range(8)]
+    firsts = [one.language for one in model.transcribe([long[: 3 * RATE] for long in longs], Wish())]
+    ends = [long[cut(long, RATE, 3 * RATE)[-1].start :] for long in longs]
+    lasts = [one.language for one in model.transcribe(ends, Wish())]
+    mixed = next(index for index in range(8) if firsts[index] != lasts[index])
+    [alone] = model.transcribe([longs[mixed]], Wish(language=firsts[mixed]))
+    assert model.transcribe([*CLIPS, longs[mixed]], Wish())[-1] == alone
+
+
+def test_what_is_heard_is_encoded_once(model):
+    """The language is detected by the encoding that is heard; only a long recording's first window is encoded twice."""
+    windows = []
+    encoder = model._model.get_encoder()
+    hook = encoder.conv1.register_forward_pre_hook(lambda _, given: windows.append(len(given[0])))
+    try:
+        long = np.concatenate([tone(2.2, seed=1), silence(0.5), tone(2, seed=2)])
+        heard = model.transcribe([*CLIPS, long], Wish(prompt="a fence"))
+    finally:
+        hook.remove()
+    once = sum(len(cut(clip, RATE, 3 * RATE)) for clip in (*CLIPS, long))
+    again = sum(max(0, len(found.segments) - 1) for found in heard)  # windows that transformers goes through once more
+    assert once + 1 <= sum(windows) <= once + 1 + again
+    assert "forward" not in vars(encoder)
