@@ -97,7 +97,9 @@ class Sequencer:
         in it, where several steps are to share them."""
         over, most = self.expire(now), most or self.config.max_sequences
         batch = self._fill(most, background=not self._prompt_to_compute())
-        if not batch.spans and not batch.background:
+        if not batch.spans and not batch.background and not self.in_flight:
+            # Never while a step is in flight: chunk after chunk of a long prompt in the background would follow it, so
+            # that its sequence is always in a step, and the blocks that the other one waits for are never free.
             batch = self._fill(most, background=True, preempted=batch.preempted)
         return self._seal(batch, over)
 

@@ -99,6 +99,7 @@ class Drive:
 
     def schedule(self) -> Step:
         self.now += self.draw.choice((0.0, 1.0))
+        alone = not self.sequencer.in_flight
         step = self.sequencer.schedule(self.now)
         for outcome in step.finished:
             self._end(outcome)
@@ -108,6 +109,10 @@ class Drive:
         assert step.plan.tokens <= config.max_batched_tokens
         assert all(len(span.tokens) <= (config.chunk or config.max_batched_tokens) for span in step.plan.spans)
         assert len(self.sequencer.running) <= config.max_sequences
+        if not alone and any(sequence.background for sequence in step.sequences):
+            self.seen["background"] += 1
+            waiting = self.sequencer.waiting
+            assert not len(waiting) or waiting[0].background, "it waits, and others overtake it in the background"
         if step:
             self.planned.append(step)
         self.seen["copies"] += len(step.plan.copies)

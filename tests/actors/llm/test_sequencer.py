@@ -528,6 +528,42 @@ def test_background_gives_its_blocks():
     assert bench.outcomes["batch"].completion_tokens == 4
 
 
+def test_background_gives_its_blocks_though_a_step_with_it_is_always_in_flight():
+    """On a chain the next chunk of a long prompt is planned before the one before it has landed."""
+    bench = Bench(num_blocks=32, watermark=0, max_batched_tokens=8)
+    bench.add("batch", range(200, 320), tokens=2, background=True)
+    flying = [bench.sequencer.schedule(0.0) for _ in range(2)]
+    bench.add("online", 20, tokens=2)
+    planned = []
+    for _ in range(4):  # it waits for what is in flight, not for the whole prompt
+        planned.append(bench.sequencer.schedule(0.0))
+        flying.append(planned[-1])
+        first = flying.pop(0)
+        bench.land(first, bench.stage.run(first) if first else [])
+    assert any("online" in sizes(step) for step in planned)
+    for step in filter(None, flying):
+        bench.land(step, bench.stage.run(step))
+    bench.drain()
+    assert [bench.outcomes[name].completion_tokens for name in ("batch", "online")] == [2, 2]
+
+
+def test_a_fork_in_the_background_shares_with_its_parent_and_gives_way():
+    bench = Bench(max_sequences=3)
+    parent = bench.add("parent", 10, tokens=30, background=True)
+    bench.step()
+    child = Request(id="child", prompt=parent.prompt, sampling=Sampling(max_tokens=30), background=True, timeout=5.0)
+    bench.sequencer.fork("parent", child, bench.now)
+    bench.step()
+    for name in ("x", "y", "z"):
+        bench.add(name, range(100 * ord(name), 100 * ord(name) + 5), tokens=3)
+    assert set(sizes(bench.step())) == {"x", "y", "z"}
+    bench.now = 6.0
+    bench.step()
+    assert bench.outcomes["child"].reason is FinishReason.TIMEOUT
+    bench.drain()
+    assert bench.outcomes["parent"].completion_tokens == 30
+
+
 def test_background_comes_last_whatever_its_priority_and_age():
     bench = Bench(max_sequences=1)
     bench.add("batch", 3, tokens=1, background=True, priority=9)

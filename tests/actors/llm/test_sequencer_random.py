@@ -102,5 +102,5 @@ def test_ten_thousand_operations_leave_every_block_free():
     seen = sum((drive.seen for drive in drives), Counter())
     # all of it was at work, else the test says little
     assert seen["ended"] > 1_000
-    hard = ("hits", "copies", "preempted", "guessed", "two in flight", "chunks follow")
+    hard = ("hits", "copies", "preempted", "guessed", "two in flight", "chunks follow", "background")
     assert min(seen[what] for what in hard) > 50, seen
