@@ -13,8 +13,9 @@ import dask
 from distributed import Client, Future
 
 from ..actors.tasks import located
+from ..grid import catalogue
 from ..grid.jobs import Ask
-from .http.embedder import Readiness, Unavailable
+from .http.embedder import Readiness, ServedModel, Unavailable
 from .links import PATIENCE, unreachable
 
 DEATHS_ALLOWED = 1
@@ -130,3 +131,24 @@ class DaskTasks:
             return Readiness(ok=False, reason=f"no worker that takes {ask_type} work is connected")
         reasons = sorted({str(worker["reason"] or worker["state"]) for worker in workers})
         return Readiness(ok=False, reason=f"no worker takes work now: {', '.join(reasons)}")
+
+
+def listed(kind: str, default: str, openai_name: str | None = None) -> list[ServedModel]:
+    """The models of a job type: the default one, which may have OpenAI's name too, and the catalogue's others."""
+    entries = {entry.id: entry for entry in catalogue.models(kind)}
+    return [
+        ServedModel(
+            id=one,
+            aliases=(
+                *(entries[one].aliases if one in entries else ()),
+                *((openai_name,) if openai_name is not None and one == default else ()),
+            ),
+        )
+        for one in dict.fromkeys([default, *entries])
+    ]
+
+
+def memory_of(model_id: str) -> float:
+    """GPU memory that a model needs, in GB. 0: nobody knows."""
+    entry = catalogue.find(model_id)
+    return entry.gpu_memory_gb if entry is not None else 0.0

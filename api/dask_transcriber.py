@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..actors.whisper.speech import NotHeard, Transcript, Wish
 from ..actors.whisper.tasks import transcribe_all
 from ..grid import catalogue
-from .dask_tasks import DaskTasks
+from .dask_tasks import DaskTasks, listed, memory_of
 from .http.audio_face import OPENAI_NAME
 from .http.embedder import Readiness, ServedModel
 
@@ -22,19 +22,10 @@ class DaskTranscriber:
 
     async def models(self) -> Sequence[ServedModel]:
         """The default one, which has OpenAI's name too, and the catalogue's others."""
-        entries = {entry.id: entry for entry in catalogue.models("whisper")}
-        ids = dict.fromkeys([self._default, *entries])
-        return [
-            ServedModel(
-                id=one,
-                aliases=(*(entries[one].aliases if one in entries else ()), *((OPENAI_NAME,) * (one == self._default))),
-            )
-            for one in ids
-        ]
+        return listed("whisper", self._default, OPENAI_NAME)
 
     async def transcribe(self, model_id: str, files: Sequence[bytes], wish: Wish) -> Sequence[Transcript | NotHeard]:
         """One task for all of them; cancelled with the call."""
-        listed = catalogue.find(model_id)
         found: list[Transcript | NotHeard] = await self._tasks.run(
             "whisper",
             model_id,
@@ -42,7 +33,7 @@ class DaskTranscriber:
             model_id,
             list(files),
             wish,
-            memory=listed.gpu_memory_gb if listed else 0.0,
+            memory=memory_of(model_id),
         )
         return found
 

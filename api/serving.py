@@ -14,7 +14,9 @@ from ..grid.config import Settings
 from ..grid.peers import Role
 from ..grid.secret import load_secret
 from .dask_embedder import DaskEmbedder
+from .dask_painter import DaskPainter
 from .dask_transcriber import DaskTranscriber
+from .dask_viewer import DaskViewer
 from .garbage import leave_startup_alone
 from .http import create_app
 from .http.jobs_door import JobDoor
@@ -62,14 +64,16 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             yield ""
             return
         llm = await stack.enter_async_context(language_models(address, llms, jobs, must_answer=must_answer))
-        speech = DaskTranscriber(embedder, model=settings.engines.whisper.model_id)
+        engines = settings.engines
         app = create_app(
             embedder,
             settings,
             llm.chat,
             jobs,
             partial(llm.passing, settings),
-            speech=speech,
+            speech=DaskTranscriber(embedder, model=engines.whisper.model_id),
+            painter=DaskPainter(embedder, model=engines.image_gen.model_id),
+            viewer=DaskViewer(embedder, model=engines.vision.model_id),
             may_batch=lambda: llm.follower.serving,
         )
         server = QuietServer(

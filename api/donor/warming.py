@@ -53,11 +53,11 @@ def warm(stopped: Callable[[], bool]) -> None:
 
 
 def _load(models: dict[str, str]) -> None:
-    from ...actors.models import ModelNotFound, resolve
+    from ...actors.models import DIFFUSERS, TRANSFORMERS, ModelNotFound, resolve
 
     for name, model in models.items():
         try:
-            resolve(model, fetch=False)
+            resolve(model, fetch=False, layout=DIFFUSERS if name == "image_gen" else TRANSFORMERS)
             _LOADERS[name](model)
             print(f"{name} is loaded: {model}", flush=True)
         except KeyError:
@@ -86,4 +86,22 @@ def _whisper(model: str) -> None:
     whisper_model(model)
 
 
-_LOADERS: dict[str, Callable[[str], None]] = {"embedding": _embedding, "llm": _llm, "whisper": _whisper}
+def _image_gen(model: str) -> None:
+    from ...actors.diffusion.resident import diffusion_model
+
+    diffusion_model(model)
+
+
+def _vision(model: str) -> None:
+    from ...actors.vision.resident import vision_model
+
+    vision_model(model)
+
+
+_LOADERS: dict[str, Callable[[str], None]] = {
+    "embedding": _embedding,
+    "image_gen": _image_gen,
+    "llm": _llm,
+    "vision": _vision,
+    "whisper": _whisper,
+}

@@ -18,6 +18,7 @@ from ..batches.endpoints import Endpoint
 from ..batches.folder import FileFolder
 from ..batches.llm_lines import llm_endpoints
 from ..batches.runner import BatchRunner
+from ..fetching import Fetched, Fetcher
 from .admin_deployments import deployments_router
 from .admin_keys import keys_router
 from .admin_workers import enrolments_router, workers_router
@@ -40,6 +41,9 @@ from .errors import handle_errors
 from .files import PATH as FILES
 from .files import FileLimits, files_router
 from .health import health_router
+from .image_batcher import ImageBatcher
+from .images import images_router
+from .images_face import Painter
 from .jobs import Intake, jobs_router
 from .jobs_direct import direct_router
 from .jobs_door import JobDoor
@@ -54,6 +58,8 @@ from .metrics import LlmMetrics, metrics_router
 from .models import Models, models_router
 from .openapi import describe
 from .problems import handle_problems
+from .sight import Sight
+from .sight_face import Viewer
 from .state import state_router
 from .trace import Trace
 from .worker_auth import Checkpoint
@@ -70,6 +76,10 @@ WITH_MEDIA = ("/api/v1/jobs", "/api/v1/jobs/sync", "/v1/chat/completions")
 """Where sound and pictures come in Base64."""
 WAITING_AUDIO = 512 * MIB
 """Bytes of recordings that may wait in one process; beyond it 429."""
+IMAGES_TOGETHER = 4
+"""Pictures in one task."""
+WAITING_PIXELS = 1024 * 1024 * 1024
+"""Pixels of pictures that may wait to be drawn; beyond it 429."""
 
 
 def create_app(
@@ -80,18 +90,24 @@ def create_app(
     passing: Callable[[ASGIApp], ASGIApp] | None = None,
     *,
     speech: Transcriber | None = None,
+    painter: Painter | None = None,
+    viewer: Viewer | None = None,
+    fetcher: Fetched | None = None,
     may_batch: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
-    """The application. It computes with `embedder`, `chat` and `speech`, which must live on the event loop that serves.
+    """The application. It computes with `embedder`, `chat`, `speech`, `painter` and `viewer`, which must live on the
+    event loop that serves.
 
-    Without `chat` there are no doors for language models, without `speech` none for recordings, without `jobs` none for
-    durable jobs, files and batches. `passing` is put behind the gate: it passes on what another process serves.
-    `may_batch`: whether this process works on batches. Raises ValueError when the settings want API keys and there is
-    no store (`jobs`) that has them.
+    Without `chat` there are no doors for language models, without `speech` none for recordings, without `painter` none
+    for pictures, without `viewer` no chat about any, without `jobs` none for durable jobs, files and batches.
+    `passing` is put behind the gate: it passes on what another process serves. `fetcher`: who fetches pictures that a
+    chat names; None: the one of `jobs`, or as the settings say. `may_batch`: whether this process works on batches.
+    Raises ValueError when the settings want API keys and there is no store (`jobs`) that has them.
     """
     ring = key_ring(jobs, settings)
     batcher = Batcher(embedder, batch_limits(settings.api, settings.inference.batch))
     hearing = None if speech is None else AudioBatcher(speech, speech_limits(settings))
+    drawing = None if painter is None else ImageBatcher(painter, image_limits(settings))
 
     runner: BatchRunner | None = None
 
@@ -102,9 +118,9 @@ def create_app(
         yield
         if runner is not None:
             await runner.close()
-        await batcher.close()
-        if hearing is not None:
-            await hearing.close()
+        for one in (batcher, hearing, drawing):
+            if one is not None:
+                await one.close()
 
     app = FastAPI(
         title="idlegrid",
@@ -117,11 +133,13 @@ def create_app(
     models = [Models(embedder)]
     app.include_router(embeddings_router(models[0], batcher, settings.api))
     endpoints: dict[str, Endpoint] = {EMBEDDINGS: EmbeddingLines(embedder, models[0], settings.api)}
+    seen = None if viewer is None else Models(viewer)
     if chat is not None:
         models.append(Models(chat))
         metrics = LlmMetrics()
         door = LlmDoor(chat, models[1], settings.api, metrics)
-        app.include_router(chat_router(door))
+        sees = Sight(viewer, seen, settings.api, fetcher or own_fetcher(jobs, settings)) if viewer and seen else None
+        app.include_router(chat_router(door, sees))
         app.include_router(completions_router(door))
         app.include_router(metrics_router(metrics, chat))
         endpoints |= llm_endpoints(door)
@@ -129,6 +147,11 @@ def create_app(
     if speech is not None and hearing is not None:
         listed.append(Models(speech))
         app.include_router(audio_router(listed[-1], hearing, settings.api))
+    if painter is not None and drawing is not None:
+        listed.append(Models(painter))
+        app.include_router(images_router(listed[-1], drawing, settings.api))
+    if seen is not None:
+        listed.append(seen)
     app.include_router(models_router(listed))
     checkpoint = None
     if jobs is not None:
@@ -137,9 +160,9 @@ def create_app(
             app.include_router(router)
         folder, limits = FileFolder(files_folder(settings)), file_limits(settings)
         app.include_router(files_router(jobs.store, folder, limits))
-        app.include_router(batches_router(jobs.store, endpoints))
         lines = settings.jobs.max_batch_lines
         runner = BatchRunner(jobs.store, folder, endpoints, most_lines=lines, lives=limits.lives, may_run=may_batch)
+        app.include_router(batches_router(jobs.store, endpoints))
     app.include_router(health_router(models, jobs.check if jobs is not None else None))
     handle_errors(app)
     handle_problems(app)
@@ -237,6 +260,22 @@ def speech_limits(settings: Settings) -> BatchLimits:
         max_items=settings.api.max_queue,
         max_chars=WAITING_AUDIO,
     )
+
+
+def image_limits(settings: Settings) -> BatchLimits:
+    """The limits of pictures that wait: few in a task, so that those of one request go to several workers."""
+    return BatchLimits(
+        max_batch=min(IMAGES_TOGETHER, settings.inference.batch.max_batch_size),
+        max_wait=settings.inference.batch.max_wait_ms / 1000,
+        max_in_flight=settings.api.max_batches_in_flight,
+        max_items=settings.api.max_queue,
+        max_chars=WAITING_PIXELS,
+    )
+
+
+def own_fetcher(jobs: JobDoor | None, settings: Settings) -> Fetched:
+    """Who fetches what clients name."""
+    return jobs.fetcher if jobs is not None else Fetcher.from_settings(settings.fetch)
 
 
 def batch_limits(api: Api, batch: Batch) -> BatchLimits:

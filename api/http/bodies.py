@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -30,3 +32,35 @@ class Body(BaseModel):
         shown = str(unknown)[:100].encode(errors="replace").decode()
         facts = {"name": shown, "message": f"Unknown parameter: {shown!r}.{did_you_mean(shown, known)}"}
         raise PydanticCustomError(UNKNOWN_PARAMETER, "{message}", facts)
+
+
+class SelectiveBody(Body):
+    """A body of an API that has more parameters than this service: those are refused, unless they ask for nothing."""
+
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Parameters of the API that are not supported → the values that ask for nothing, which are taken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        """Refuse by name what the API has and we have not, unless its value asks for nothing."""
+        if not isinstance(data, dict):
+            return data
+        kept = {}
+        for name, value in data.items():
+            if name not in cls.neutral:
+                kept[name] = value
+            elif value is not None and not any(_same(value, one) for one in cls.neutral[name]):
+                message = f"Unsupported parameter: {name!r} is not supported here{_but(cls.neutral[name])}."
+                raise PydanticCustomError(UNSUPPORTED_PARAMETER, "{message}", {"name": name, "message": message})
+        return kept
+
+
+def _same(value: Any, one: Any) -> bool:
+    return type(value) is type(one) and bool(value == one)
+
+
+def _but(neutral: tuple[Any, ...]) -> str:
+    """What may be said of it."""
+    shown = " and ".join(json.dumps(one) for one in neutral)
+    return f" (but for {shown}, which asks for nothing)" if shown else ""

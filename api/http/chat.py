@@ -14,10 +14,12 @@ from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_messages import parse_messages
 from .llm_params import NEUTRAL, GenerationBody, as_bytes, finite, invalid, tokens_left
 from .llm_stream import Choices, Told
+from .sight import Sight
 
 MOST_TOP_LOGPROBS = 20
 _MESSAGES = {
-    "description": "The conversation so far: objects with `role` and `content` (a text, or parts of type text).",
+    "description": "The conversation so far: objects with `role` and `content` (a text, or parts: `text`, and "
+    "for models that see `image_url`).",
     "type": "array",
     "items": {"type": "object"},
 }
@@ -69,13 +71,15 @@ class ChatRequest(GenerationBody):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-def chat_router(door: LlmDoor) -> APIRouter:
-    """The route, bound to what answers it."""
+def chat_router(door: LlmDoor, sight: Sight | None = None) -> APIRouter:
+    """The route, bound to what answers it: a model that sees has its own door."""
     router = APIRouter(prefix="/v1", tags=["chat"])
 
     @router.post("/chat/completions")
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation, whole or streamed."""
+        if sight is not None and await sight.takes(body, door.models):
+            return await sight.answered(body, request)
         answer, choices = await chat_answer(door, body)
         return await answered(answer, choices, request, stream=bool(body.stream))
 

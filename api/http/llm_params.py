@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
-from pydantic_core import PydanticCustomError
 
 from ...actors.llm.request import Sampling
 from ...actors.llm.seeds import derived
-from .bodies import UNSUPPORTED_PARAMETER, Body
+from .bodies import Body, SelectiveBody
 from .errors import ApiError
 
 MAX_CHOICES = 128
@@ -96,11 +95,10 @@ class StructuredOutputs(Body):
         return self
 
 
-class GenerationBody(Body):
+class GenerationBody(SelectiveBody):
     """What `chat/completions` and `completions` share. None is always the same as leaving a parameter out."""
 
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
-    """Parameters of the API that are not supported → the values that ask for nothing, which are taken."""
 
     model: Annotated[StrictStr, Field(description="Id or alias of a model that `GET /v1/models` lists.")]
     max_tokens: Annotated[StrictInt | None, Field(ge=1)] = None
@@ -131,21 +129,6 @@ class GenerationBody(Body):
     safety_identifier: Annotated[StrictStr | None, _TAKEN] = None
     prompt_cache_key: Annotated[StrictStr | None, _TAKEN] = None
     metadata: Annotated[dict[str, str] | None, _TAKEN] = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, data: Any) -> Any:
-        """Refuse by name what the API has and we have not, unless its value asks for nothing."""
-        if not isinstance(data, dict):
-            return data
-        kept = {}
-        for name, value in data.items():
-            if name not in cls.neutral:
-                kept[name] = value
-            elif value is not None and not any(_same(value, one) for one in cls.neutral[name]):
-                message = f"Unsupported parameter: {name!r} is not supported here{_but(cls.neutral[name])}."
-                raise PydanticCustomError(UNSUPPORTED_PARAMETER, "{message}", {"name": name, "message": message})
-        return kept
 
     @property
     def choices(self) -> int:
@@ -257,13 +240,3 @@ def _known_ids(param: str, ids: Any, vocab_size: int) -> tuple[int, ...]:
         if not 0 <= token < vocab_size:
             raise invalid(param, f"it has the token id {token}, this model's ids end at {vocab_size - 1}")
     return tuple(ids)
-
-
-def _same(value: Any, one: Any) -> bool:
-    return type(value) is type(one) and bool(value == one)
-
-
-def _but(neutral: tuple[Any, ...]) -> str:
-    """What may be said of it."""
-    shown = " and ".join(json.dumps(one) for one in neutral)
-    return f" (but for {shown}, which asks for nothing)" if shown else ""

@@ -44,18 +44,26 @@ class Models:
     async def all(self) -> list[ServedModel]:
         return list(await self._backend.models())
 
+    async def find(self, name: str) -> ServedModel | None:
+        """The model with this id or alias."""
+        return (await self._by_name()).get(name.lower())
+
     async def served(self, name: str) -> ServedModel:
         """The model with this id or alias. Raises ApiError 404 with the nearest name."""
-        by_name: dict[str, ServedModel] = {}
-        for model in await self.all():
-            for known in (model.id, *model.aliases):
-                by_name.setdefault(known.lower(), model)
+        by_name = await self._by_name()
         found = by_name.get(name.lower())
         if found is None:
             shown = name[:200]
             message = f"The model {shown!r} does not exist.{did_you_mean(shown, by_name)} `GET /v1/models` lists them."
             raise ApiError(404, message, param="model", code="model_not_found")
         return found
+
+    async def _by_name(self) -> dict[str, ServedModel]:
+        by_name: dict[str, ServedModel] = {}
+        for model in await self.all():
+            for known in (model.id, *model.aliases):
+                by_name.setdefault(known.lower(), model)
+        return by_name
 
     async def check_ready(self, model_id: str | None = None) -> None:
         """Raise ApiError 503 when nobody can take this model (or any, without an id) now."""
