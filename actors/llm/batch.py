@@ -18,8 +18,8 @@ class Batch:
     """Of the budget, kept for sequences that decode and come later in the pass."""
     most: int
     """Sequences."""
-    background: bool = True
-    """Whether sequences that give way may come: not while another one's prompt is to be computed."""
+    background: int
+    """Sequences that give way, at most: none while another one's prompt is to be computed."""
     spans: list[Span] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)

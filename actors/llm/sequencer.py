@@ -54,6 +54,7 @@ class Sequencer:
         self._deadlines: list[tuple[float, int, str]] = []
         self._over: list[Outcome] = []
         self._accepted = 0
+        self._foreground_at = -math.inf
         self._steps = 0
         self._queried = self._hits = self._computed = self._preemptions = 0
 
@@ -96,11 +97,12 @@ class Sequencer:
         """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow. `most`: sequences
         in it, where several steps are to share them."""
         over, most = self.expire(now), most or self.config.max_sequences
-        batch = self._fill(most, background=not self._prompt_to_compute())
-        if not batch.spans and not batch.background and not self.in_flight:
+        background = 0 if self._prompt_to_compute() else self._background_now(now)
+        batch = self._fill(most, background)
+        if not batch.spans and background < 1 and not self.in_flight:
             # Never while a step is in flight: chunk after chunk of a long prompt in the background would follow it, so
             # that its sequence is always in a step, and the blocks that the other one waits for are never free.
-            batch = self._fill(most, background=True, preempted=batch.preempted)
+            batch = self._fill(most, self._background_now(now), preempted=batch.preempted)
         return self._seal(batch, over)
 
     def expire(self, now: float) -> tuple[Outcome, ...]:
@@ -214,6 +216,8 @@ class Sequencer:
 
     def _enter(self, request: Request, now: float, arrival: float) -> Sequence:
         self._refuse(request)
+        if not request.background:
+            self._foreground_at = now
         sequence = self._sequence(request, now, arrival)
         self._accepted += 1
         if len(sequence.tokens) >= sequence.limit:
@@ -259,9 +263,14 @@ class Sequencer:
 
     # ---- those who run
 
-    def _fill(self, most: int, *, background: bool, preempted: Items[str] = ()) -> Batch:
-        decoding = (s for s in self.running if s.phase is Phase.DECODE and not s.flights)
-        owed = min(most, sum(1 for s in decoding if background or not s.background))
+    def _background_now(self, now: float) -> int:
+        """Sequences in the background that a step may hold: few while others come."""
+        calm = now - self._foreground_at >= self.config.quiet
+        return self.config.max_sequences if calm else self.config.background_in_step
+
+    def _fill(self, most: int, background: int, *, preempted: Items[str] = ()) -> Batch:
+        decoding = [s.background for s in self.running if s.phase is Phase.DECODE and not s.flights]
+        owed = min(most, decoding.count(False) + min(background, decoding.count(True)))
         batch = Batch(self.config.max_batched_tokens, owed=owed, most=most, background=background)
         batch.preempted.extend(preempted)
         self._continue(batch)
@@ -279,7 +288,7 @@ class Sequencer:
         while index < len(self.running) and len(batch.spans) < batch.most:  # preemption takes only from behind `index`
             sequence = self.running[index]
             index += 1
-            if not sequence.ready or (sequence.background and not batch.background):
+            if not sequence.ready or (sequence.background and batch.background < 1):
                 continue
             draft: tuple[int, ...] = ()
             if sequence.phase is Phase.DECODE:
@@ -317,7 +326,7 @@ class Sequencer:
             if background and not victim.background:
                 return False
             if not victim.flights:
-                counted = victim.phase is Phase.DECODE and (batch.background or not victim.background)
+                counted = victim.phase is Phase.DECODE and (batch.background >= 1 or not victim.background)
                 batch.owed = max(0, batch.owed - counted)
                 self._preempt(victim)
                 batch.preempted.append(victim.id)
@@ -342,6 +351,7 @@ class Sequencer:
         batch.budget -= len(tokens)
         batch.spans.append(span)
         batch.sequences.append(sequence)
+        batch.background -= sequence.background
         self._computed += count
 
     def _seal(self, batch: Batch, over: tuple[Outcome, ...]) -> Step:
@@ -358,7 +368,7 @@ class Sequencer:
         """Admit the first in rank, and the next, until one finds no room: nobody overtakes it to take its blocks."""
         manager, size = self.blocks, self.config.block_size
         promised = self._promised()
-        while len(self.waiting) and batch.open and (batch.background or not self.waiting[0].background):
+        while len(self.waiting) and batch.open and (batch.background >= 1 or not self.waiting[0].background):
             sequence = self.waiting[0]
             found = manager.match(sequence)
             left = manager.pool.free - promised - manager.cost(sequence, found)

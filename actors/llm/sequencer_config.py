@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from .prefix import TOKEN_LIMIT
 from .request import Request, RequestRefused
 
+_COUNTS = (
+    "num_blocks",
+    "block_size",
+    "max_batched_tokens",
+    "max_sequences",
+    "max_context",
+    "chunk",
+    "background_in_step",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequencerConfig:
@@ -28,12 +38,16 @@ class SequencerConfig:
     """Share of the blocks that admission leaves free, so that those who run can grow."""
     aging: float = 10.0
     """Seconds of waiting that one level of priority is worth. 0: priorities are ignored."""
+    background_in_step: int = 4
+    """Sequences in the background in one step, at most, while others come: who comes waits for the step under way."""
+    quiet: float = 5.0
+    """Seconds without any request that is not in the background, after which these have whole steps to themselves."""
     prefix_cache: bool = True
     revision: str = ""
     """The model and its revision: part of the names of blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("num_blocks", "block_size", "max_batched_tokens", "max_sequences", "max_context", "chunk"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -44,8 +58,9 @@ class SequencerConfig:
             )
         if not 0 <= self.watermark < 1:
             raise ValueError(f"watermark must be at least 0 and less than 1, not {self.watermark}")
-        if not 0 <= self.aging < math.inf:
-            raise ValueError(f"aging must be a number of seconds, 0 or more, not {self.aging}")
+        for name in ("aging", "quiet"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number of seconds, 0 or more, not {getattr(self, name)}")
 
     @property
     def context(self) -> int:
