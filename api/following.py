@@ -86,6 +86,7 @@ class Follower:
         self._reported: dict[str, tuple[float, DeploymentReport]] = {}
         self._away = False
         self._new = True
+        self._settled = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, place: str | None) -> None:
@@ -112,11 +113,18 @@ class Follower:
         """Whether this process serves the store's deployments, as far as it knows."""
         return self._lease is not None
 
+    @property
+    def settled(self) -> bool:
+        """Whether it serves them, and has taken all that is wanted: a model that is not here then is nowhere."""
+        return self._lease is not None and self._settled
+
     async def look(self) -> None:
         """One look: who serves, what is wanted, what is there. Raises StoreUnavailable."""
         await self._hold()
         records = await self._call(self._store.deployments.list)
+        held = self._lease is not None
         await self._follow(records)
+        self._settled = held
         await self._report(records)
 
     async def _run(self) -> None:

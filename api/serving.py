@@ -74,7 +74,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             speech=DaskTranscriber(embedder, model=engines.whisper.model_id),
             painter=DaskPainter(embedder, model=engines.image_gen.model_id),
             viewer=DaskViewer(embedder, model=engines.vision.model_id),
-            may_batch=lambda: llm.follower.serving,
+            may_batch=lambda: llm.follower.settled,
         )
         server = QuietServer(
             uvicorn.Config(

@@ -11,7 +11,7 @@ class BatchStatus(StrEnum):
     VALIDATING = "validating"
     """Its input is read, before anything is computed."""
     FAILED = "failed"
-    """The input can't be used; `errors` says why, line by line."""
+    """The input can't be used; `errors` says why, line by line. Or what lay on disk is lost."""
     IN_PROGRESS = "in_progress"
     FINALIZING = "finalizing"
     """All lines are computed; the output files are put together."""
@@ -27,9 +27,11 @@ OPEN = frozenset({BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS, BatchStatus.F
 """Somebody has to work on it."""
 MOVES: dict[BatchStatus, frozenset[BatchStatus]] = {
     BatchStatus.VALIDATING: frozenset({BatchStatus.FAILED, BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING}),
-    BatchStatus.IN_PROGRESS: frozenset({BatchStatus.FINALIZING, BatchStatus.EXPIRED, BatchStatus.CANCELLING}),
-    BatchStatus.FINALIZING: frozenset({BatchStatus.COMPLETED}),
-    BatchStatus.CANCELLING: frozenset({BatchStatus.CANCELLED}),
+    BatchStatus.IN_PROGRESS: frozenset(
+        {BatchStatus.FINALIZING, BatchStatus.EXPIRED, BatchStatus.CANCELLING, BatchStatus.FAILED}
+    ),
+    BatchStatus.FINALIZING: frozenset({BatchStatus.COMPLETED, BatchStatus.FAILED}),
+    BatchStatus.CANCELLING: frozenset({BatchStatus.CANCELLED, BatchStatus.FAILED}),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,15 +11,19 @@ import numpy as np
 from pydantic import ValidationError
 
 from ...grid.config.service import Api
-from ..http.embedder import BadInput, EmbedAnswer, Embedder, Input
+from ..http.batch_driver import DeadlineExceeded
+from ..http.batching import QueueFull
+from ..http.embedder import BadInput, EmbedAnswer, Embedder, Input, Unavailable
 from ..http.embeddings import EmbeddingRequest, check_against, parse_input, rendered, shortened
 from ..http.errors import ApiError, from_batcher, from_validation
 from ..http.models import Models
-from .endpoints import patiently
+from .endpoints import FIRST_PAUSE, LONGEST_PAUSE, patiently
 from .lines import Line, Outcome
 
 TASK_INPUTS = 128
 """Inputs of one task: an online request waits for one such task at most."""
+CHECKED_AT_ONCE = 32
+"""Requests that are checked before others have their turn on the event loop."""
 
 
 @dataclass(slots=True)
@@ -43,19 +47,26 @@ class _Asked:
 class EmbeddingLines:
     """`POST /v1/embeddings`, many at a time. See Endpoint."""
 
-    part_lines = 1024
-    parts_at_once = 4
+    part_lines = 2048
+    parts_at_once = 3
 
     def __init__(self, embedder: Embedder, models: Models, limits: Api, *, tasks_at_once: int = 16) -> None:
         """`tasks_at_once`: tasks that wait for workers or run, over all batches."""
         self._embedder, self._models, self._limits = embedder, models, limits
         self._room = asyncio.Semaphore(tasks_at_once)
 
+    def weigh(self, body: Mapping[str, Any]) -> int:
+        """See Endpoint."""
+        value = body.get("input")
+        return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
+
     async def compute(self, lines: Sequence[Line]) -> Sequence[Outcome]:
         """See Endpoint."""
         outcomes: list[Outcome | None] = [None] * len(lines)
         asked: list[_Asked] = []
         for place, line in enumerate(lines):
+            if place % CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # online requests are served in between
             try:
                 asked.append(await self._asked(place, line))
             except ApiError as error:
@@ -82,7 +93,7 @@ class EmbeddingLines:
     async def _embed(self, model: str, inputs: Sequence[tuple[_Asked, int]]) -> None:
         """One task. An input that is refused is left out; what fails otherwise is computed request by request: no one
         fails for another."""
-        left = list(inputs)
+        left, pause = list(inputs), FIRST_PAUSE
         while left:
             try:
                 async with self._room:
@@ -93,6 +104,10 @@ class EmbeddingLines:
                 refused, at = left[error.index]
                 refused.failed = _outcome(from_batcher(BadInput(str(error), index=at)))
                 left = [(one, place) for one, place in left if one is not refused]
+                continue
+            except (QueueFull, DeadlineExceeded, Unavailable):  # busy or away: still together, once it is not
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
                 continue
             except Exception:  # noqa: BLE001 - whatever it is, each request finds out for itself
                 break

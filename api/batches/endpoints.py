@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..http.batch_driver import DeadlineExceeded
 from ..http.batching import QueueFull
@@ -29,6 +29,10 @@ class Endpoint(Protocol):
     part_lines: int
     """Requests in one part: what is lost at most when the process is killed."""
     parts_at_once: int
+
+    def weigh(self, body: Mapping[str, Any]) -> int:
+        """How much a request is, for the size of parts: its inputs. `body` was not checked."""
+        ...
 
     async def compute(self, lines: Sequence[Line]) -> Sequence[Outcome]:
         """What became of each. Cancelling it gives the work up. Raises nothing else: a request that fails has an

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -12,6 +11,8 @@ from pydantic_core import from_json, to_json
 
 MAX_LINE = 8 * 1024 * 1024
 """Bytes of one request."""
+PART_BYTES = 2 * 1024 * 1024
+"""Bytes of one part's requests: what is in memory of each part under way, many times over."""
 MAX_PROBLEMS = 100
 """Bad lines that are told; the others are not looked at."""
 _FIELDS = frozenset({"custom_id", "method", "url", "body"})
@@ -79,16 +80,32 @@ class Survey:
     problems: list[BadLine] = field(default_factory=list)
 
 
-def survey(raw: Iterable[bytes], endpoint: str, *, part_lines: int, most: int) -> Survey:
-    """Check every line, and cut the input into parts of `part_lines` requests. `most`: requests that are allowed."""
-    found, seen, position = Survey(), set[bytes](), 0
+def survey(
+    raw: Iterable[bytes],
+    endpoint: str,
+    *,
+    part_lines: int,
+    most: int,
+    weigh: Callable[[Mapping[str, Any]], int] = lambda body: 1,
+) -> Survey:
+    """Check every line, and cut the input into parts: of requests that weigh `part_lines`, of `PART_BYTES`, or of one
+    line. `most`: requests that are allowed, and what they may weigh together."""
+    found, seen = Survey(), set[bytes]()
+    position = begun = weight = whole = 0
     for number, line in enumerate(raw, 1):
         if line.strip():
-            if found.lines % part_lines == 0:
+            if not found.offsets or weight >= part_lines or position - begun >= PART_BYTES:
                 found.offsets.append(position)
                 found.numbers.append(number)
+                begun, weight = position, 0
             found.lines += 1
-            _check(found, seen, line, number, endpoint, most)
+            request = _checked(found, seen, line, number, endpoint, most)
+            heavy = 1 if request is None else max(1, weigh(request.body))
+            weight, whole = weight + heavy, whole + heavy
+            if whole > most >= found.lines:
+                message = f"The requests up to here have more than {most:,} inputs, which is the limit."
+                found.problems.append(BadLine(number, "too_many_inputs", message))
+                break
             if len(found.problems) >= MAX_PROBLEMS:
                 break
         position += len(line)
@@ -98,21 +115,24 @@ def survey(raw: Iterable[bytes], endpoint: str, *, part_lines: int, most: int) -
     return found
 
 
-def _check(found: Survey, seen: set[bytes], line: bytes, number: int, endpoint: str, most: int) -> None:
-    if found.lines == most + 1:
-        message = f"The input has more than {most:,} requests, which is the limit."
-        found.problems.append(BadLine(number, "too_many_requests", message))
-        return
+def _checked(found: Survey, seen: set[bytes], line: bytes, number: int, endpoint: str, most: int) -> Line | None:
+    """The request of a line; None, with a problem noted, for what is none."""
+    if found.lines > most:
+        if found.lines == most + 1:
+            message = f"The input has more than {most:,} requests, which is the limit."
+            found.problems.append(BadLine(number, "too_many_requests", message))
+        return None
     try:
         request = parse(line, number, endpoint)
     except BadLine as problem:
         found.problems.append(problem)
-        return
+        return None
     name = sha256(request.custom_id.encode("utf-8", "surrogatepass")).digest()[:12]
     if name in seen:
         message = f"The custom_id {request.custom_id[:100]!r} is used more than once."
         found.problems.append(BadLine(number, "duplicate_custom_id", message, "custom_id"))
     seen.add(name)
+    return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +181,3 @@ def split(batch_id: str, lines: Sequence[Line], outcomes: Sequence[Outcome]) -> 
     good = [answered(batch_id, line, one) for line, one in zip(lines, outcomes, strict=True) if one.ok]
     bad = [answered(batch_id, line, one) for line, one in zip(lines, outcomes, strict=True) if not one.ok]
     return b"".join(good), b"".join(bad), len(good), len(bad)
-
-
-def error_body(message: str, code: str, kind: str = "server_error") -> bytes:
-    """A body in the shape of OpenAI's errors."""
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()

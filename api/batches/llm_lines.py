@@ -34,6 +34,10 @@ class LlmLines:
         """`room`: what all of them share."""
         self._prepare, self._room = prepare, room
 
+    def weigh(self, body: Mapping[str, Any]) -> int:
+        """See Endpoint."""
+        return 1
+
     async def compute(self, lines: Sequence[Line]) -> Sequence[Outcome]:
         """See Endpoint."""
         async with asyncio.TaskGroup() as group:
@@ -42,11 +46,11 @@ class LlmLines:
 
     async def _one(self, line: Line) -> Outcome:
         async def compute() -> bytes:
-            answer, choices = await self._prepare(line.body)
-            return to_json(await whole_document(answer, choices))
+            async with self._room:  # not while it waits: requests for a model that is away would take all the room
+                answer, choices = await self._prepare(line.body)
+                return to_json(await whole_document(answer, choices))
 
-        async with self._room:
-            return await patiently(compute)
+        return await patiently(compute)
 
 
 def llm_endpoints(door: LlmDoor) -> dict[str, LlmLines]:

@@ -1,7 +1,6 @@
-"""Works on batches: takes one that nobody works on, and brings it to its end, whatever was done of it before.
+"""Works on batches: takes those that nobody works on, and brings them to their ends, whatever was done of them before.
 
-What counts is in the store: the status, and which parts are computed. A process that is killed loses the parts that it
-was at; another one, or its successor, takes the batch when its lease is over.
+A process that is killed loses its leases; another one, or its successor, takes the batches when these are over.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
 
 from ...grid.batch_rules import BatchStatus
-from ...grid.failpoints import failpoint
 from ...grid.store import BatchRecord, Store, StoreUnavailable
+from .clearing import Clearing
 from .endpoints import Endpoint
 from .finishing import Finisher
 from .folder import FileFolder
-from .lines import BadLine, Line, Survey, parse, split, survey
+from .lines import BadLine
+from .work import BatchWork, Lost, call
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 1.0
@@ -35,12 +34,20 @@ HOLD_EVERY = 2.0
 """Seconds between two looks at a batch that is computed: a cancel is seen so late."""
 AT_ONCE = 4
 """Batches that one process works on."""
-AGAIN = 2.0
-"""Seconds until a batch at which the store or the disk failed is tried again."""
+TURN = 60.0
+"""Seconds after which a batch gives way, part by part, to one of a client for whom less is worked on."""
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 15.0
+"""Seconds until a batch at which something failed is tried again."""
 
 
-class Lost(Exception):
-    """Another process works on the batch by now, or it has ended."""
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A batch that this process works on."""
+
+    work: BatchWork
+    task: asyncio.Task[None] | None = None
+    since: float = field(default_factory=time.monotonic)
+    gives_way: bool = False
 
 
 class BatchRunner:
@@ -57,21 +64,28 @@ class BatchRunner:
         may_run: Callable[[], bool] = lambda: True,
     ) -> None:
         """`most_lines`: of one batch. `lives`: seconds that its output is kept. `may_run`: whether this process is the
-        one that works on batches."""
+        one that works on batches; where it says no, they are given back at once."""
         self._store, self._folder, self._endpoints = store, folder, endpoints
         self._most_lines, self._may_run = most_lines, may_run
         self._finisher = Finisher(store, folder, lives)
+        self._clearing = Clearing(store, folder, lives)
         self._holder = f"batches-{uuid.uuid4().hex}"
-        self._work: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, _Turn] = {}
+        self._failures: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
 
     def start(self) -> None:
         """Begin to look for batches."""
         self._task = asyncio.create_task(self._run(), name="idlegrid-batches")
 
+    def wake(self) -> None:
+        """There is a new batch: look now. On the runner's loop."""
+        self._news.set()
+
     async def close(self) -> None:
         """Stop where it is; batches are free for others at once. Idempotent."""
-        tasks = [task for task in (self._task, *self._work.values()) if task is not None]
+        tasks = [task for task in (self._task, *(turn.task for turn in self._turns.values())) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -81,147 +95,115 @@ class BatchRunner:
         while True:
             try:
                 if not opened:
-                    await _call(self._folder.open)
+                    await call(self._folder.open)
                     opened = True
-                await self._look()
+                await call(self._clearing.look, time.monotonic())
+                if self._may_run():
+                    await self._look()
             except (StoreUnavailable, OSError) as error:
                 logger.warning("batches can't be looked for now: %s", error)
             except Exception:
                 logger.exception("looking for batches failed")
-            await asyncio.sleep(LOOK_EVERY)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LOOK_EVERY)
+            self._news.clear()
 
     async def _look(self) -> None:
-        for file_id in await _call(self._store.files.expire):
-            await _call(self._folder.delete, file_id)
-        while self._may_run() and len(self._work) < AT_ONCE:
-            batch = await _call(self._store.batches.claim, self._holder, LEASE)
+        while len(self._turns) < AT_ONCE:
+            batch = await call(self._store.batches.claim, self._holder, LEASE)
             if batch is None:
                 return
-            task = asyncio.create_task(self._bring_to_its_end(batch), name=f"idlegrid-{batch.id}")
-            self._work[batch.id] = task
-            task.add_done_callback(partial(self._over, batch.id))
+            if (endpoint := self._endpoints.get(batch.endpoint)) is None:
+                logger.warning("%s wants %s, which is not served here", batch.id, batch.endpoint)
+                continue  # its lease keeps it away for a while
+            self._begin(batch, endpoint)
+        await self._take_turns()
 
-    def _over(self, batch_id: str, _: asyncio.Task[None]) -> None:
-        self._work.pop(batch_id, None)
+    def _begin(self, batch: BatchRecord, endpoint: Endpoint) -> None:
+        most, finisher = self._most_lines, self._finisher
+        turn = _Turn(BatchWork(self._store, self._folder, endpoint, batch, most=most, finisher=finisher))
+        self._turns[batch.id] = turn
+        turn.task = asyncio.create_task(self._bring_to_its_end(turn), name=f"idlegrid-{batch.id}")
+        turn.task.add_done_callback(partial(self._over, batch.id))
 
-    async def _bring_to_its_end(self, batch: BatchRecord) -> None:
-        logger.info("working on %s, which is %s", batch.id, batch.status)
-        working = asyncio.create_task(self._steps(batch), name=f"idlegrid-{batch.id}-steps")
-        try:
-            await self._hold(batch, working)
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-            with suppress(StoreUnavailable):
-                await _call(self._store.batches.release, batch.id, batch.fence)
-
-    async def _hold(self, batch: BatchRecord, working: asyncio.Task[None]) -> None:
-        """Keep the lease until the work ends. A cancel, and the end of the window, end it early."""
-        heard = time.monotonic()
-        while True:
-            done, _ = await asyncio.wait((working,), timeout=HOLD_EVERY)
-            if done:
-                break
-            try:
-                now = await _call(self._store.batches.hold, batch.id, batch.fence, LEASE)
-            except StoreUnavailable:
-                if time.monotonic() - heard > 0.8 * LEASE:
-                    return  # somebody else may have it by now
-                continue
-            heard = time.monotonic()
-            if now is None:
-                return
-            over = now.status is BatchStatus.IN_PROGRESS and datetime.now(UTC) >= now.expires_at
-            if now.status is BatchStatus.CANCELLING or over:
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
-                await self._finish(now, BatchStatus.EXPIRED if over else BatchStatus.CANCELLED)
-                return
-        error = working.exception()
-        if error is not None and not isinstance(error, Lost):
-            logger.error("%s is tried again: %s", batch.id, error, exc_info=error)
-            await asyncio.sleep(AGAIN)
-
-    async def _finish(self, batch: BatchRecord, status: BatchStatus) -> None:
-        """End a batch of which not all is computed."""
-        raw = await self._survey(batch)
-        await self._finisher.finish(batch, status, raw)
-
-    async def _steps(self, batch: BatchRecord) -> None:
-        """From where it is to its end. Raises Lost, StoreUnavailable, OSError."""
-        if batch.status is BatchStatus.CANCELLING:
-            await self._finish(batch, BatchStatus.CANCELLED)
+    async def _take_turns(self) -> None:
+        """With all places taken: who had its turn gives way to a client for whom less is worked on. One at a time."""
+        turns = list(self._turns.values())
+        if any(turn.gives_way for turn in turns):
             return
-        found = await self._survey(batch)
-        if batch.status is BatchStatus.VALIDATING:
-            batch = await self._begin(batch, found)
-        if batch.status is BatchStatus.IN_PROGRESS:
-            await self._compute(batch, found)
-            batch = await self._move(batch, BatchStatus.FINALIZING)
-        if batch.status is BatchStatus.FINALIZING:
-            await self._finisher.finish(batch, BatchStatus.COMPLETED, found)
+        for turn in sorted(turns, key=lambda turn: turn.since):
+            over = time.monotonic() - turn.since >= TURN
+            if over and await call(self._store.batches.others_wait, turn.work.batch.client_id):
+                turn.gives_way = True
+                turn.work.give_way()
+                return
 
-    async def _survey(self, batch: BatchRecord) -> Survey:
-        """The input's parts. They are the same at every look: the input never changes."""
+    def _over(self, batch_id: str, task: asyncio.Task[None]) -> None:
+        del self._turns[batch_id]
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("working on %s failed", batch_id, exc_info=task.exception())
 
-        def look() -> Survey:
-            endpoint = self._endpoints[batch.endpoint]
-            lines = self._folder.lines(batch.input_file_id)
-            return survey(lines, batch.endpoint, part_lines=endpoint.part_lines, most=self._most_lines)
-
+    async def _bring_to_its_end(self, turn: _Turn) -> None:
+        batch = turn.work.batch
+        logger.info("working on %s, which is %s", batch.id, batch.status)
         try:
-            return await _call(look)
-        except FileNotFoundError:
-            gone = BadLine(0, "file_not_found", f"The input file {batch.input_file_id} was deleted.")
-            return Survey(offsets=[0], problems=[gone])
+            error = await self._hold(turn.work)
+            if error is None or isinstance(error, Lost):
+                self._failures.pop(batch.id, None)
+            else:
+                await self._failed(turn.work, error)
+        finally:
+            with suppress(StoreUnavailable):
+                await call(self._store.batches.release, batch.id, batch.fence)
 
-    async def _begin(self, batch: BatchRecord, found: Survey) -> BatchRecord:
-        if found.problems:
-            errors = [problem.document() for problem in found.problems]
-            await self._move(batch, BatchStatus.FAILED, errors=errors)
-            raise Lost
-        return await self._move(batch, BatchStatus.IN_PROGRESS, total=found.lines)
+    async def _failed(self, work: BatchWork, error: BaseException) -> None:
+        batch = work.batch
+        if isinstance(error, FileNotFoundError) and datetime.now(UTC) >= batch.expires_at:
+            logger.error("%s ends: what was kept of it is not there any more: %s", batch.id, error)
+            with suppress(Lost, StoreUnavailable, OSError):
+                await work.fail(BadLine(0, "files_lost", "The files of this batch were lost."))
+                return
+        logger.error("%s is tried again: %s", batch.id, error, exc_info=error)
+        failures = self._failures[batch.id] = self._failures.get(batch.id, 0) + 1
+        await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 8)))
 
-    async def _move(self, batch: BatchRecord, status: BatchStatus, **values: Any) -> BatchRecord:
-        moved = await _call(self._store.batches.move, batch.id, batch.fence, status, **values)
-        if moved is None:
-            raise Lost
-        failpoint(f"batches.{status}")
-        return moved
-
-    async def _compute(self, batch: BatchRecord, found: Survey) -> None:
-        """All parts that are not computed yet, a few at once."""
-        endpoint = self._endpoints[batch.endpoint]
-        done = {part.part for part in await _call(self._store.batches.parts, batch.id)}
-        missing = iter([part for part in range(len(found.offsets) - 1) if part not in done])
-
-        async def work() -> None:
-            for part in missing:
-                await self._part(batch, endpoint, found, part)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(endpoint.parts_at_once):
-                group.create_task(work())
-
-    async def _part(self, batch: BatchRecord, endpoint: Endpoint, found: Survey, part: int) -> None:
-        lines = await _call(read_part, self._folder, batch, found, part)
-        outcomes = await endpoint.compute(lines)
-        out, err, good, bad = await _call(split, batch.id, lines, outcomes)
-        await _call(self._folder.write_part, batch.id, part, batch.fence, "out", out)
-        await _call(self._folder.write_part, batch.id, part, batch.fence, "err", err)
-        failpoint("batches.part_written")
-        if not await _call(self._store.batches.add_part, batch.id, batch.fence, part, good, bad):
-            raise Lost
-        failpoint("batches.part_added")
-
-
-def read_part(folder: FileFolder, batch: BatchRecord, found: Survey, part: int) -> list[Line]:
-    """The requests of a part. Blocking. Raises FileNotFoundError."""
-    start, stop = found.offsets[part], found.offsets[part + 1]
-    first = found.numbers[part]
-    raw = folder.lines(batch.input_file_id, start, stop)
-    return [parse(line, number, batch.endpoint) for number, line in enumerate(raw, first) if line.strip()]
+    async def _hold(self, work: BatchWork) -> BaseException | None:
+        """Keep the lease until the work ends. A cancel, and the end of the window, end it early. Returns why it failed;
+        Lost when somebody else may have the batch, or shall."""
+        batch, heard = work.batch, time.monotonic()
+        working, ending = asyncio.create_task(work.run(), name=f"idlegrid-{batch.id}-steps"), False
+        try:
+            while not (await asyncio.wait((working,), timeout=HOLD_EVERY))[0]:
+                if not self._may_run():
+                    return Lost()
+                try:
+                    now = await call(self._store.batches.hold, batch.id, batch.fence, LEASE)
+                except StoreUnavailable:
+                    if time.monotonic() - heard > 0.8 * LEASE:
+                        return Lost()  # somebody else may have it by now
+                    continue
+                heard = time.monotonic()
+                if now is None:
+                    return Lost()
+                end = ending_of(now)
+                if end is not None and not ending:
+                    await _cancelled(working)
+                    work.batch, ending = now, True
+                    working = asyncio.create_task(work.finish(end), name=f"idlegrid-{batch.id}-end")
+            return working.exception()
+        finally:
+            await _cancelled(working)
 
 
-async def _call(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    return await asyncio.to_thread(what, *args, **kwargs)
+def ending_of(batch: BatchRecord) -> BatchStatus | None:
+    """How a batch that is worked on should end at once. None: it should not."""
+    if batch.status is BatchStatus.CANCELLING:
+        return BatchStatus.CANCELLED
+    over = batch.status is BatchStatus.IN_PROGRESS and datetime.now(UTC) >= batch.expires_at
+    return BatchStatus.EXPIRED if over else None
+
+
+async def _cancelled(working: asyncio.Task[None]) -> None:
+    """It is over, by itself or not."""
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

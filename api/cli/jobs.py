@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -191,9 +192,10 @@ def purge(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Delete all that is kept of a client: jobs, results, events and usage, ended or not.
+    """Delete all that is kept of a client: jobs, results, events and usage, files and batches, ended or not.
 
-    It works on the database itself (database.url); no service need run. It can't be undone.
+    It works on the database itself (database.url); no service need run. What is in files goes as soon as one runs. It
+    can't be undone.
     """
     from .store import opened
 
@@ -202,9 +204,10 @@ def purge(
     with opened(settings(config)) as store:
         purged = store.jobs.purge(client)
     if as_json:
-        print_json({"client_id": client, "jobs": purged.jobs, "usage": purged.usage})
+        print_json({"client_id": client} | asdict(purged))
     else:
-        say(f"deleted {purged.jobs} jobs and {purged.usage} records of usage of client {client!r}")
+        kept = f"{purged.jobs} jobs, {purged.usage} records of usage, {purged.files} files and {purged.batches} batches"
+        say(f"deleted {kept} of client {client!r}")
 
 
 def _params(text: str) -> Mapping[str, Any]:

@@ -162,7 +162,7 @@ def create_app(
         app.include_router(files_router(jobs.store, folder, limits))
         lines = settings.jobs.max_batch_lines
         runner = BatchRunner(jobs.store, folder, endpoints, most_lines=lines, lives=limits.lives, may_run=may_batch)
-        app.include_router(batches_router(jobs.store, endpoints))
+        app.include_router(batches_router(jobs.store, endpoints, runner.wake))
     app.include_router(health_router(models, jobs.check if jobs is not None else None))
     handle_errors(app)
     handle_problems(app)

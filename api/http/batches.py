@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from ...grid.batch_rules import BatchStatus
-from ...grid.store import BatchRecord, NotCancellable, Store
+from ...grid.store import BatchRecord, NotCancellable, Store, TooManyBatches
 from .auth import principal
 from .bodies import Body
 from .errors import ApiError
@@ -19,6 +19,8 @@ from .files import call, existing
 WINDOWS = {"24h": 86_400.0}
 """What OpenAI calls the completion window → seconds."""
 MAX_METADATA = 16
+MOST_OPEN = 100
+"""Batches of one client that have not ended."""
 
 
 class BatchRequest(Body):
@@ -111,8 +113,12 @@ class BatchList(BaseModel):
     has_more: bool
 
 
-def batches_router(store: Store, endpoints: Collection[str]) -> APIRouter:
-    """The routes. `endpoints`: what can be asked for in a batch here."""
+def _nothing() -> None:
+    pass
+
+
+def batches_router(store: Store, endpoints: Collection[str], made: Callable[[], None] = _nothing) -> APIRouter:
+    """The routes. `endpoints`: what can be asked for in a batch here. `made` is called when there is a new one."""
     router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
     @router.post("", response_model=BatchDocument)
@@ -128,8 +134,14 @@ def batches_router(store: Store, endpoints: Collection[str]) -> APIRouter:
             message = f"The file {file.id} has the purpose {file.purpose!r}, not 'batch'."
             raise ApiError(400, message, param="input_file_id", code="invalid_value")
         window = WINDOWS[body.completion_window]
-        made = await call(store.batches.create, client, body.endpoint, file.id, window=window, metadata=body.metadata)
-        return BatchDocument.of(made)
+        wanted: dict[str, Any] = {"window": window, "metadata": body.metadata, "most_open": MOST_OPEN}
+        try:
+            batch = await call(store.batches.create, client, body.endpoint, file.id, **wanted)
+        except TooManyBatches as error:
+            message = f"You have too many batches: {error}. Wait for one, or cancel one."
+            raise ApiError(429, message, code="too_many_batches", headers={"Retry-After": "60"}) from None
+        made()
+        return BatchDocument.of(batch)
 
     @router.get("", response_model=BatchList)
     async def list_batches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request
@@ -13,14 +13,16 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from ...grid.store import FileRecord, NewFile, Store
-from ..batches.folder import FileFolder, TooLarge, reader
+from ...grid.store import FileRecord, NewFile, QuotaExceeded, Store
+from ..batches.folder import FileFolder, TooLarge, Written, reader
 from .auth import principal
 from .errors import ApiError, unavailable
 
 T = TypeVar("T")
 PATH = "/v1/files"
 MIB = 1024 * 1024
+SHORTEST, LONGEST = 3_600, 2_592_000
+"""Seconds of `expires_after`, as OpenAI has them."""
 PURPOSES = ("batch",)
 _FORM = {
     "requestBody": {
@@ -33,6 +35,8 @@ _FORM = {
                     "properties": {
                         "file": {"type": "string", "format": "binary", "description": "JSONL: one request a line."},
                         "purpose": {"type": "string", "enum": list(PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": SHORTEST, "maximum": LONGEST},
                     },
                 }
             }
@@ -102,11 +106,9 @@ def files_router(store: Store, folder: FileFolder, limits: FileLimits) -> APIRou
         """Keep a file, for a batch."""
         client = principal(request).client_id
         used, _ = await call(store.files.used, client)
-        if used >= limits.client_bytes:
-            most = limits.client_bytes / MIB
-            full = f"Your files have {used / MIB:,.0f} MiB, at most {most:,.0f} are kept: delete some."
-            raise ApiError(413, full, code="quota_exceeded")
-        async with request.form(max_files=1, max_fields=4) as form:
+        if used >= limits.client_bytes:  # before it is read; what counts is asked again when it is kept
+            raise _full(used, limits)
+        async with request.form(max_files=1, max_fields=8) as form:
             file, purpose = form.get("file"), form.get("purpose")
             if not isinstance(file, UploadFile):
                 raise ApiError(
@@ -115,7 +117,8 @@ def files_router(store: Store, folder: FileFolder, limits: FileLimits) -> APIRou
             if purpose not in PURPOSES:
                 known = ", ".join(map(repr, PURPOSES))
                 raise ApiError(400, f"Invalid value for 'purpose': it is one of {known}.", param="purpose")
-            return await _kept(store, folder, limits, client, file, str(purpose))
+            lives = _lives(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"), limits.lives)
+            return await _kept(store, folder, replace(limits, lives=lives), client, file, str(purpose))
 
     @router.get("", response_model=FileList)
     async def list_files(
@@ -123,10 +126,13 @@ def files_router(store: Store, folder: FileFolder, limits: FileLimits) -> APIRou
         purpose: Annotated[str | None, Query(max_length=64)] = None,
         after: Annotated[str | None, Query(max_length=64)] = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+        order: Literal["asc", "desc"] = "desc",
     ) -> FileList:
         """Your files, the newest first."""
-        client = principal(request).client_id
-        found = await call(store.files.list, client, purpose=purpose, after=after, limit=limit + 1)
+        client, oldest_first = principal(request).client_id, order == "asc"
+        found = await call(
+            store.files.list, client, purpose=purpose, after=after, limit=limit + 1, oldest_first=oldest_first
+        )
         data = [FileDocument.of(file) for file in found[:limit]]
         ids = [file.id for file in data]
         first, last = (ids[0], ids[-1]) if ids else (None, None)
@@ -139,11 +145,11 @@ def files_router(store: Store, folder: FileFolder, limits: FileLimits) -> APIRou
 
     @router.delete("/{file_id}", response_model=Deleted)
     async def delete(file_id: str, request: Request) -> Deleted:
-        """Delete a file. A batch that has not read it yet fails."""
+        """Delete a file. A batch that has not read it yet fails; one that has goes on."""
         client = principal(request).client_id
         await existing(store, file_id, client)
+        await call(folder.delete, file_id)  # first: content that nobody knows would stay for ever
         await call(store.files.delete, file_id, client)
-        await call(folder.delete, file_id)
         return Deleted(id=file_id, deleted=True)
 
     @router.get("/{file_id}/content", response_class=FileResponse)
@@ -175,27 +181,51 @@ async def _kept(
     store: Store, folder: FileFolder, limits: FileLimits, client: str, file: UploadFile, purpose: str
 ) -> FileDocument:
     file_id = f"file-{uuid.uuid4().hex}"
+    kept: list[FileRecord] = []
 
     def chunks() -> Iterator[bytes]:
         return reader(file.file.read)
 
+    def known(written: Written) -> None:
+        if not written.bytes:
+            raise ApiError(400, "The file is empty.", param="file", code="invalid_value")
+        new = NewFile(
+            id=file_id,
+            client_id=client,
+            filename=(file.filename or "file.jsonl")[-255:],
+            bytes=written.bytes,
+            purpose=purpose,
+            sha256=written.sha256,
+            lives=limits.lives,
+        )
+        kept.append(store.files.add(new, most=limits.client_bytes))
+
     try:
-        written = await call(folder.write, file_id, chunks(), most=limits.file_bytes)
+        await call(folder.write, file_id, chunks(), most=limits.file_bytes, before=known)
     except TooLarge:
         message = f"The file is larger than {limits.file_bytes / MIB:,.0f} MiB, which is the limit."
         raise ApiError(413, message, param="file", code="file_too_large") from None
+    except QuotaExceeded as error:
+        raise _full(error.used, limits) from None
     except OSError as error:
+        if kept:
+            await call(store.files.delete, file_id, client)
         raise unavailable(f"The file can't be kept now: {error.strerror}", retry_after=30.0) from error
-    if not written.bytes:
-        await call(folder.delete, file_id)
-        raise ApiError(400, "The file is empty.", param="file", code="invalid_value")
-    kept = NewFile(
-        id=file_id,
-        client_id=client,
-        filename=(file.filename or "file.jsonl")[-255:],
-        bytes=written.bytes,
-        purpose=purpose,
-        sha256=written.sha256,
-        lives=limits.lives,
-    )
-    return FileDocument.of(await call(store.files.add, kept))
+    return FileDocument.of(kept[0])
+
+
+def _full(used: int, limits: FileLimits) -> ApiError:
+    most = limits.client_bytes / MIB
+    full = f"Your files have {used / MIB:,.0f} MiB, at most {most:,.0f} are kept: delete some."
+    return ApiError(413, full, code="quota_exceeded")
+
+
+def _lives(anchor: object, seconds: object, most: float | None) -> float | None:
+    """For how long a file is kept: as its client asks (OpenAI's `expires_after`), but no longer than anything is."""
+    if anchor is None and seconds is None:
+        return most
+    text = seconds if isinstance(seconds, str) else ""
+    if anchor != "created_at" or not text.isdecimal() or not SHORTEST <= int(text[:12]) <= LONGEST:
+        wanted = f"anchor 'created_at', and from {SHORTEST} to {LONGEST} seconds"
+        raise ApiError(400, f"Invalid value for 'expires_after': it has {wanted}.", param="expires_after")
+    return min(float(text), most) if most is not None else float(text)

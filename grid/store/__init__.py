@@ -2,7 +2,7 @@
 
 from ..job_rules import Stale
 from .audit import AuditStore, By
-from .batches import BatchPart, BatchRecord, BatchStore, NotCancellable
+from .batches import BatchPart, BatchRecord, BatchStore, NotCancellable, TooManyBatches
 from .beats import NotProved
 from .credentials import BadRefreshToken, CredentialStore, TooManyWorkers
 from .deployments import SERVING, AlreadyDeployed, DeploymentRecord, DeploymentStore
@@ -23,7 +23,7 @@ from .donors import DonorStore, VersionConflict
 from .enrolments import BadEnrolment, EnrolmentStore
 from .errors import IdempotencyConflict, QueueFull, StoreUnavailable
 from .events import EventStore
-from .files import FileRecord, FileStore, NewFile
+from .files import FileRecord, FileStore, NewFile, QuotaExceeded
 from .jobs import JobStore
 from .keys import KeyStore
 from .leases import Lease, LeaseStore
@@ -92,6 +92,7 @@ __all__ = [
     "Purged",
     "QueueFull",
     "QueueStats",
+    "QuotaExceeded",
     "Registration",
     "Renewal",
     "Stale",
@@ -99,6 +100,7 @@ __all__ = [
     "Store",
     "StoreUnavailable",
     "TokenPair",
+    "TooManyBatches",
     "TooManyWorkers",
     "TypeStats",
     "VersionConflict",

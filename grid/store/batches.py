@@ -12,7 +12,7 @@ from typing import Any
 
 from ..batch_rules import OPEN, BatchStatus, may_follow
 from .database import Database, Row, Session
-from .files import NewFile, insert
+from .files import NewFile, insert, lock_client
 from .rows import instant, to_json, us
 
 _OPEN = ", ".join(f"'{status}'" for status in sorted(OPEN))
@@ -23,8 +23,22 @@ VALUES (:id, :client_id, :endpoint, :input_file_id, 'validating', :at, :at + :wi
         0, 0)
 RETURNING *
 """
+
+
+def _held(client: str) -> str:
+    """How many of a client's batches are worked on."""
+    return f"""(SELECT COUNT(*) FROM batches AS held
+                WHERE held.client_id = {client} AND held.status IN ({_OPEN}) AND held.lease_until > {{now}})"""
+
+
 FREE = f"""
-SELECT id FROM batches WHERE status IN ({_OPEN}) AND lease_until <= {{now}} ORDER BY created_at, id LIMIT 1
+SELECT id FROM batches WHERE status IN ({_OPEN}) AND lease_until <= {{now}}
+ORDER BY {_held("batches.client_id")}, lease_until, created_at, id LIMIT 1
+"""
+"""First those of clients for whom least is worked on; then who had no turn yet, or had it longest ago."""
+WAITING = f"""
+SELECT 1 FROM batches WHERE status IN ({_OPEN}) AND lease_until <= {{now}} AND client_id <> :client_id
+  AND {_held("batches.client_id")} < {_held(":client_id")} LIMIT 1
 """
 CLAIM = f"""
 UPDATE batches SET fence = fence + 1, holder = :holder, lease_until = {{now}} + :us
@@ -41,6 +55,15 @@ INSERT INTO batch_parts (batch_id, part, fence, completed, failed) VALUES (:id, 
 ON CONFLICT (batch_id, part) DO NOTHING
 """
 COUNT = "UPDATE batches SET completed = completed + :completed, failed = failed + :failed WHERE id = :id"
+COUNT_OPEN = f"SELECT COUNT(*) AS open FROM batches WHERE client_id = :client_id AND status IN ({_OPEN})"
+ENDED = f"SELECT id, output_file_id, error_file_id FROM batches WHERE id = :id AND status NOT IN ({_OPEN})"
+EXPIRE = f"DELETE FROM batches WHERE status NOT IN ({_OPEN}) AND expires_at < {{now}} - :age"
+PURGE = f"""
+UPDATE batches SET status = CASE WHEN status IN ({_OPEN}) THEN 'cancelled' ELSE status END, client_id = '',
+  input_file_id = '', metadata = NULL, errors = NULL, fence = fence + 1, lease_until = 0
+WHERE client_id = :client_id
+"""
+"""Whoever works on one has lost it. The row is nobody's, and says of what to clear away the files."""
 PARTS = "SELECT part, fence, completed, failed FROM batch_parts WHERE batch_id = :id ORDER BY part"
 MOVE = """
 UPDATE batches SET status = :status, instants = :instants, total = COALESCE(:total, total),
@@ -49,6 +72,10 @@ UPDATE batches SET status = :status, instants = :instants, total = COALESCE(:tot
   error_file_id = COALESCE(:error, error_file_id)
 WHERE id = :id RETURNING *
 """
+
+
+class TooManyBatches(Exception):
+    """The client has too many that have not ended."""
 
 
 class NotCancellable(Exception):
@@ -107,9 +134,15 @@ class BatchStore:
         *,
         window: float,
         metadata: Mapping[str, str] | None = None,
+        most_open: int | None = None,
     ) -> BatchRecord:
-        """A new one, to be done within `window` seconds."""
+        """A new one, to be done within `window` seconds. Raises TooManyBatches if so many of the client are open."""
         with self._database.write() as session:
+            if most_open is not None:
+                lock_client(session, client_id)
+                counted = session.first(COUNT_OPEN, {"client_id": client_id})
+                if counted is not None and counted["open"] >= most_open:
+                    raise TooManyBatches(f"{counted['open']} batches have not ended")
             row = session.first(
                 INSERT,
                 {
@@ -134,7 +167,11 @@ class BatchStore:
 
     def list(self, client_id: str, *, after: str | None = None, limit: int = 20) -> builtins.list[BatchRecord]:
         """A client's batches, the newest first; `after`: those behind this one."""
-        behind = "AND (created_at, id) < (SELECT created_at, id FROM batches WHERE id = :after)" if after else ""
+        behind = (
+            "AND (created_at, id) < (SELECT created_at, id FROM batches WHERE id = :after AND client_id = :client_id)"
+            if after
+            else ""
+        )
         statement = f"""
             SELECT * FROM batches WHERE client_id = :client_id {behind} ORDER BY created_at DESC, id DESC LIMIT :limit
         """
@@ -155,16 +192,34 @@ class BatchStore:
                 raise NotCancellable(f"the batch is {status}: it can't be cancelled any more")
             return _record(_moved(session, row, BatchStatus.CANCELLING))
 
+    # ---- clearing away
+
+    def ended(self, batch_id: str) -> tuple[str, ...] | None:
+        """The files of a batch that has ended. None: it has not, or nobody knows it."""
+        with self._database.read() as session:
+            row = session.first(ENDED, {"id": batch_id})
+        return None if row is None else tuple(row[name] for name in ("output_file_id", "error_file_id") if row[name])
+
+    def expire(self, age: float) -> int:
+        """Forget those that have ended, and whose window closed so many seconds ago. How many."""
+        with self._database.write() as session:
+            return session.run(EXPIRE, {"age": us(age)})
+
     # ---- whoever works on it
 
     def claim(self, holder: str, seconds: float) -> BatchRecord | None:
-        """Take the oldest that nobody works on, for so long from now on. None: there is none."""
+        """Take one that nobody works on, for so long from now on: clients take turns. None: there is none."""
         with self._database.write() as session:
-            found = session.first(f"{FREE} FOR UPDATE SKIP LOCKED" if session.postgres else FREE, {})
+            found = session.first(f"{FREE} FOR UPDATE OF batches SKIP LOCKED" if session.postgres else FREE, {})
             if found is None:
                 return None
             row = session.first(CLAIM, {"id": found["id"], "holder": holder, "us": us(seconds)})
         return None if row is None else _record(row)
+
+    def others_wait(self, client_id: str) -> bool:
+        """Whether somebody has a batch that nobody works on, and less that is worked on than this client."""
+        with self._database.read() as session:
+            return session.first(WAITING, {"client_id": client_id}) is not None
 
     def hold(self, batch_id: str, fence: int, seconds: float) -> BatchRecord | None:
         """Keep it, and see how it is: somebody may want it cancelled. None: it is another's, or has ended."""
@@ -228,6 +283,11 @@ class BatchStore:
                     error=None if error is None else error.id,
                 )
             )
+
+
+def purge(session: Session, client_id: str) -> int:
+    """End and forget a client's batches, in a transaction that may do more. How many."""
+    return session.run(PURGE, {"client_id": client_id})
 
 
 def _locked(session: Session, statement: str) -> str:

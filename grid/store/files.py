@@ -16,9 +16,20 @@ VALUES (:id, :client_id, :filename, :bytes, :purpose, :sha256, {now}, {now} + :l
 LIVING = "(expires_at IS NULL OR expires_at > {now})"
 GET = f"SELECT * FROM files WHERE id = :id AND client_id = :client_id AND {LIVING}"
 DELETE = "DELETE FROM files WHERE id = :id AND client_id = :client_id"
-EXPIRED = "SELECT id FROM files WHERE expires_at <= {now} ORDER BY expires_at LIMIT :limit"
+OVERDUE = "SELECT id FROM files WHERE expires_at <= {now} ORDER BY expires_at LIMIT :limit"
 FORGET = "DELETE FROM files WHERE id = :id AND expires_at <= {now}"
 USED = "SELECT COALESCE(SUM(bytes), 0) AS bytes, COUNT(*) AS files FROM files WHERE client_id = :client_id"
+PURGE = "UPDATE files SET expires_at = 0, filename = 'deleted' WHERE client_id = :client_id"
+LOCK = "SELECT pg_advisory_xact_lock(hashtext(:client_id))"
+"""PostgreSQL: what is counted of a client and what is added to it happen as one. SQLite has one writer anyway."""
+
+
+class QuotaExceeded(Exception):
+    """The client keeps too much already."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__(f"{used:,} bytes are kept")
+        self.used = used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +66,15 @@ class FileStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, file: NewFile) -> FileRecord:
-        """From now on it is there."""
-        with self._database.single() as session:
+    def add(self, file: NewFile, *, most: int | None = None) -> FileRecord:
+        """From now on it is there. Raises QuotaExceeded if the client would have more than `most` bytes."""
+        with self._database.write() as session:
+            if most is not None:
+                lock_client(session, file.client_id)
+                row = session.first(USED, {"client_id": file.client_id})
+                assert row is not None
+                if int(row["bytes"]) + file.bytes > most:
+                    raise QuotaExceeded(int(row["bytes"]))
             return insert(session, file)
 
     def get(self, file_id: str, client_id: str) -> FileRecord | None:
@@ -67,17 +84,25 @@ class FileStore:
         return None if row is None else _record(row)
 
     def list(
-        self, client_id: str, *, purpose: str | None = None, after: str | None = None, limit: int = 100
+        self,
+        client_id: str,
+        *,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+        oldest_first: bool = False,
     ) -> builtins.list[FileRecord]:
-        """A client's files, the newest first; `after`: those behind this one."""
+        """A client's files, the newest first unless said; `after`: those behind this one."""
         conditions = ["client_id = :client_id", LIVING]
         if purpose is not None:
             conditions.append("purpose = :purpose")
         if after is not None:
-            conditions.append("(created_at, id) < (SELECT created_at, id FROM files WHERE id = :after)")
-        statement = (
-            f"SELECT * FROM files WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC LIMIT :limit"
-        )
+            mine = "(SELECT created_at, id FROM files WHERE id = :after AND client_id = :client_id)"
+            conditions.append(f"(created_at, id) {'>' if oldest_first else '<'} {mine}")
+        way = "ASC" if oldest_first else "DESC"
+        statement = f"""
+            SELECT * FROM files WHERE {" AND ".join(conditions)} ORDER BY created_at {way}, id {way} LIMIT :limit
+        """
         values = {"client_id": client_id, "purpose": purpose, "after": after, "limit": limit}
         with self._database.read() as session:
             rows = session.all(statement, values)
@@ -95,16 +120,21 @@ class FileStore:
         assert row is not None
         return int(row["bytes"]), int(row["files"])
 
-    def expire(self, limit: int = 100) -> builtins.list[str]:
-        """Forget files whose time is over. Returns their ids: their content may go."""
+    def overdue(self, limit: int = 100) -> builtins.list[str]:
+        """Files whose time is over: remove their content, then `forget` them."""
         with self._database.read() as session:
-            found = [row["id"] for row in session.all(EXPIRED, {"limit": limit})]
-        gone = []
-        for file_id in found:
-            with self._database.single() as session:
-                if session.run(FORGET, {"id": file_id}):
-                    gone.append(file_id)
-        return gone
+            return [row["id"] for row in session.all(OVERDUE, {"limit": limit})]
+
+    def forget(self, file_id: str) -> None:
+        """The content of an overdue file is gone."""
+        with self._database.single() as session:
+            session.run(FORGET, {"id": file_id})
+
+
+def lock_client(session: Session, client_id: str) -> None:
+    """Nobody else counts or adds what is this client's until the transaction ends."""
+    if session.postgres:
+        session.all(LOCK, {"client_id": client_id})
 
 
 def insert(session: Session, file: NewFile) -> FileRecord:

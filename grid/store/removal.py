@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from . import batches, files
 from .database import Database, Session
 from .values import Purged
 
@@ -15,8 +16,11 @@ THESE = {True: "SELECT json_array_elements_text(CAST(:ids AS json))", False: "SE
 
 
 def purge(database: Database, client_id: str) -> Purged:
-    """Delete all that belongs to a client."""
+    """Delete all that belongs to a client. The content of its files goes with the next look of whoever keeps them."""
     jobs = usage = 0
+    with database.write() as session:
+        some_batches = batches.purge(session, client_id)
+        some_files = session.run(files.PURGE, {"client_id": client_id})
     while True:
         with database.write() as session:
             lock = " FOR UPDATE" if session.postgres else ""
@@ -25,7 +29,7 @@ def purge(database: Database, client_id: str) -> Purged:
             if not ids:  # a job that was completed meanwhile left its usage
                 usage = session.run("DELETE FROM usage WHERE client_id = :client_id", {"client_id": client_id})
         if not ids:
-            return Purged(jobs, usage)
+            return Purged(jobs, usage, some_files, some_batches)
         jobs += len(ids)
 
 

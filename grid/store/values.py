@@ -142,6 +142,8 @@ class Purged:
 
     jobs: int
     usage: int
+    files: int = 0
+    batches: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

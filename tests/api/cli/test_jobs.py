@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "client"))
 from jobs_service import Service, with_settings
 from live_service import claim, complete, serving
 
-from idlegrid.grid.store import NewJob, Placement, open_store
+from idlegrid.grid.store import NewFile, NewJob, Placement, open_store
 from idlegrid.grid.testimony import told
 
 PARAMS = {"texts": ["a lease"]}
@@ -24,13 +24,10 @@ AT = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    url = f"sqlite:///{tmp_path}/jobs.db"
-    monkeypatch.setenv("IDLEGRID_DATABASE_URL", url)
-    store = open_store(url)
-    store.upgrade()
-    yield store
-    store.close()
+def store(sqlite_url, monkeypatch):
+    monkeypatch.setenv("IDLEGRID_DATABASE_URL", sqlite_url)
+    with open_store(sqlite_url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -142,6 +139,9 @@ def test_a_scope_that_is_none(idlegrid):
 def test_purge_deletes_one_client_and_asks_before(idlegrid, store, monkeypatch):
     for client in ("me", "me", "you"):
         store.jobs.accept(NewJob(type="embedding", params=PARAMS, client_id=client))
+    kept = NewFile(id="f1", client_id="me", filename="f", bytes=10, purpose="batch", sha256="00", lives=None)
+    store.files.add(kept)
+    store.batches.create("me", "/v1/embeddings", "f1", window=60)
     monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody answers
     assert idlegrid("jobs", "purge", "--client", "me").code == 1
     assert len(store.jobs.list().items) == 3
@@ -149,7 +149,11 @@ def test_purge_deletes_one_client_and_asks_before(idlegrid, store, monkeypatch):
         "client_id": "me",
         "jobs": 2,
         "usage": 0,
+        "files": 1,
+        "batches": 1,
     }
+    assert store.files.list("me") == []
+    assert store.batches.list("me") == []
     assert [job.client_id for job in store.jobs.list().items] == ["you"]
 
 

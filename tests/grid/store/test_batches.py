@@ -53,8 +53,11 @@ def test_files_whose_time_is_over_go(store: Store):
     store.files.add(new_file("long", lives=DAY))
     assert store.files.get("short", "ada") is None
     assert [file.id for file in store.files.list("ada")] == ["long"]
-    assert store.files.expire() == ["short"]
-    assert store.files.expire() == []
+    assert store.files.overdue() == ["short"]
+    store.files.forget("short")
+    store.files.forget("long")
+    assert store.files.overdue() == []
+    assert [file.id for file in store.files.list("ada")] == ["long"]
 
 
 def test_a_batch_from_beginning_to_end(store: Store):
