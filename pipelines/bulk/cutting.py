@@ -40,17 +40,21 @@ def cut(
     workers: int,
     unit_seconds: float,
     unit_rows: int | None = None,
+    smallest_rows: int = 1,
 ) -> list[Span]:
     """Spans that cover every row of every file once, in order. `rows_per_second` is one worker's.
 
     Sizes follow guided self-scheduling (Polychronopoulos and Kuck, 1987): each span takes a third of a worker's share
     of what is left, at most `unit_seconds`; so large jobs get large spans and the last ones are short enough that all
-    workers end at about the same time. `unit_rows` overrides all of that with a fixed number of rows. A job without
-    rows gets one empty span, so that its output has a schema.
+    workers end at about the same time. `smallest_rows`: that are computed together, so fewer are not worth a span,
+    unless a worker would have nothing to do. `unit_rows` overrides all of that with a fixed number of rows. A job
+    without rows gets one empty span, so that its output has a schema.
     """
     costs = [list(_costs(groups, _mean_bytes(files), rows_per_second)) for groups in files]
     remaining = sum(rows * each for file in costs for rows, each in file)
     smallest = min(SMALLEST_SECONDS, unit_seconds)
+    rows = sum(group.rows for groups in files for group in groups)
+    least = min(smallest_rows, -(-rows // (2 * max(1, workers))))
     spans: list[Span] = []
     for index, file in enumerate(costs):
         start, end = 0, sum(rows for rows, _ in file)
@@ -59,7 +63,8 @@ def cut(
                 stop = min(start + unit_rows, end)
             else:
                 share = remaining / (_UNITS_PER_WORKER * max(1, workers))
-                stop = _stop(file, start, min(max(share, smallest), unit_seconds))
+                stop = max(_stop(file, start, min(max(share, smallest), unit_seconds)), start + least)
+                stop = end if end - stop < least // 2 else min(stop, end)
             seconds = _seconds(file, start, stop)
             spans.append(Span(index, start, stop, seconds))
             remaining -= seconds

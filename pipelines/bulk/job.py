@@ -66,6 +66,8 @@ class BulkJob:
     """Work in one part at most, in seconds of one worker."""
     unit_rows: int | None = None
     """Rows in each part, instead of `unit_seconds`."""
+    smallest_rows: int = 1
+    """That are computed together: parts have as many at least, if there are enough for all workers."""
     max_error_ratio: float | None = None
     """Share of all rows that may have an error before the job stops. None: bad rows never stop it."""
     storage_options: dict[str, Any] | None = None
@@ -158,6 +160,7 @@ class BulkJob:
             workers=workers,
             unit_seconds=self.unit_seconds,
             unit_rows=self.unit_rows,
+            smallest_rows=self.smallest_rows,
         )
         return replace(
             wanted,

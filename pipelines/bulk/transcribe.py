@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNIT_SECONDS = 60.0
 """A part's size: longer than for texts, since one recording may take many seconds."""
+TOGETHER = 8
+"""Recordings that are heard together even on a CPU: a part has as many at least."""
 _SAME_ON_ALL_WORKERS = ("revision", "engine", "dtype")
 
 
@@ -121,6 +123,7 @@ def transcribe_parquet(
         error_column=error_column,
         unit_seconds=unit_seconds,
         unit_rows=unit_rows,
+        smallest_rows=TOGETHER,
         max_error_ratio=max_error_ratio,
         storage_options=storage_options,
         patience=patience or Patience(),

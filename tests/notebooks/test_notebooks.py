@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -27,12 +29,12 @@ def printed(cell):
     return "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
 
 
-def executed(name, folder, timeout):
-    """A notebook, run from top to bottom in a folder."""
+def executed(name, folder, timeout, **variables):
+    """A notebook, run from top to bottom in a folder; its kernel has these variables besides our environment."""
     notebook = read(FOLDER / name)
     resources = {"metadata": {"path": str(folder)}}
     options = {"timeout": timeout, "kernel_name": "python3", "coalesce_streams": True, "resources": resources}
-    NotebookClient(notebook, **options).execute()
+    NotebookClient(notebook, **options).execute(env={**os.environ, **variables})
     return notebook
 
 
@@ -56,6 +58,13 @@ def test_committed_without_outputs(path):
 def futures(tmp_path_factory):
     """01_futures, executed."""
     return executed("01_futures.ipynb", tmp_path_factory.mktemp("notebook"), timeout=180)
+
+
+@pytest.fixture(scope="module")
+def bulk(tmp_path_factory, tiny_whisper):
+    """02_bulk_parquet, executed, with a tiny Whisper in place of the usual one."""
+    folder = tmp_path_factory.mktemp("notebook")
+    return executed("02_bulk_parquet.ipynb", folder, timeout=180, WHISPER=str(tiny_whisper.folder))
 
 
 @pytest.mark.slow
@@ -120,3 +129,31 @@ def test_a_model_is_split_and_outlives_one_of_its_workers(tmp_path):
     [now] = [cell for cell in notebook.cells if cell.source == "grid.deployments()"]
     assert "1 of 1 replicas serve" in shown(now)
     assert shown(cell_with(notebook, "grid.close()")) == "<Grid: closed>"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+class TestBulk:
+    def test_it_stops_and_goes_on(self, bulk):
+        stopped = shown(cell_with(bulk, "stop_soon(look)"))
+        assert "150 of 400 rows, 1 with an error" in stopped
+        assert "Stopped. The finished parts in" in stopped
+        there = shown(cell_with(bulk, "sorted(path.name"))
+        assert "_plan.json" in there
+        assert "_SUCCESS" not in there
+        went_on = shown(cell_with(bulk, "report = grid.embed_parquet"))
+        assert "400 of 400 rows" in went_on
+        found = re.search(r"400 rows, 2 with an error; (\d) of 8 parts were there already", went_on)
+        assert int(found[1]) >= 3
+
+    def test_bad_rows_say_why(self, bulk):
+        told = cell_with(bulk, '["error"].notna()').outputs[-1]["data"]["text/html"]
+        assert "null text" in told
+        assert "text too long: 2,000,000" in told
+        assert float(shown(cell_with(bulk, "dd.read_parquet")).split()[0]) > 50
+
+    def test_recordings(self, bulk):
+        assert shown(cell_with(bulk, "grid.transcribe_parquet")).startswith("7 recordings, 1 with an error, in ")
+        table = cell_with(bulk, 'heard[["call"').outputs[-1]["data"]["text/html"]
+        assert "no sound of a known format" in table
+        assert "3.5" in table

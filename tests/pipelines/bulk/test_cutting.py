@@ -63,3 +63,14 @@ def test_longer_texts_make_units_of_fewer_rows():
 def test_unit_rows_is_exact():
     spans = cut([[RowGroup(250, 1)]], rows_per_second=1, workers=1, unit_seconds=10, unit_rows=100)
     assert [(span.start, span.stop) for span in spans] == [(0, 100), (100, 200), (200, 250)]
+
+
+@given(rows=st.integers(1, 300), workers=st.integers(1, 8), speed=st.floats(0.2, 20))
+def test_rows_that_are_computed_together_stay_together_and_everybody_has_work(rows, workers, speed):
+    options = {"rows_per_second": speed, "workers": workers, "unit_seconds": 60}
+    spans = cut([[RowGroup(rows, 10**6)]], smallest_rows=8, **options)
+    assert sum(span.rows for span in spans) == rows
+    least = min(8, -(-rows // (2 * workers)))
+    assert all(span.rows >= least for span in spans[:-1])
+    assert spans[-1].rows >= least // 2
+    assert len(spans) >= min(rows, workers) or spans[0].seconds < 2 * SMALLEST_SECONDS
