@@ -31,14 +31,14 @@ class DaskPainter:
         found: list[Drawing | NotDrawn] = await self._tasks.run(
             "image_gen", model_id, draw_all, model_id, list(wishes), memory=memory_of(model_id)
         )
-        return await asyncio.to_thread(_believed, found, wishes)
+        return await asyncio.to_thread(believed, found, wishes)
 
     async def ready(self, model_id: str | None = None) -> Readiness:
         """Whether a worker could take pictures to be drawn."""
         return await self._tasks.takes("image_gen")
 
 
-def _believed(found: Sequence[Drawing | NotDrawn], wishes: Sequence[Wish]) -> list[Drawn | NotDrawn]:
+def believed(found: Sequence[Drawing | NotDrawn], wishes: Sequence[Wish]) -> list[Drawn | NotDrawn]:
     """What can be an answer to these wishes."""
     believed: list[Drawn | NotDrawn] = []
     for one, wish in zip(found, wishes, strict=True):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the 
 
 from language_model import LanguageModel, build
 from postgres import _postgres_template, empty_postgres_url, postgres_server, postgres_url  # noqa: F401 - fixtures
-from tiny_diffusion import tiny_sd  # noqa: F401 - a fixture
+from tiny_diffusion import tiny_flux, tiny_sd  # noqa: F401 - a fixture
 from tiny_llava import tiny_llava  # noqa: F401 - a fixture
 from tiny_whisper import tiny_whisper  # noqa: F401 - a fixture
 

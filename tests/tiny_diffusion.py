@@ -26,6 +26,12 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("sd", tmp_path_factory.mktemp("sd"))
 
 
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux: it is not guided away from anything."""
+    return build("flux", tmp_path_factory.mktemp("flux"))
+
+
 def build(kind: str, folder: Path) -> Path:
     """Make one in `folder`: random weights, the same each time."""
     import torch

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from idlegrid.actors.diffusion.picture import NotDrawn
+from idlegrid.actors.diffusion.picture import Wish as PictureWish
+from idlegrid.actors.diffusion.tasks import draw_all
 from idlegrid.actors.tasks import embed_inputs
+from idlegrid.actors.vision.look import Answer, Look, NotAnswered
+from idlegrid.actors.vision.tasks import answer_all
 from idlegrid.actors.whisper.speech import NotHeard, Transcript, Wish
 from idlegrid.actors.whisper.tasks import transcribe_all
+from idlegrid.api.dask_painter import believed
 from idlegrid.api.http.embedder import EmbedAnswer, Input, Readiness, ServedModel
+from idlegrid.api.http.images_face import Drawn
 
 
 class _Served:
@@ -33,3 +40,13 @@ class LocalEmbedder(_Served):
 class LocalTranscriber(_Served):
     async def transcribe(self, model_id: str, files: Sequence[bytes], wish: Wish) -> Sequence[Transcript | NotHeard]:
         return await asyncio.to_thread(transcribe_all, model_id, files, wish)
+
+
+class LocalPainter(_Served):
+    async def draw(self, model_id: str, wishes: Sequence[PictureWish]) -> Sequence[Drawn | NotDrawn]:
+        return believed(await asyncio.to_thread(draw_all, model_id, wishes), wishes)
+
+
+class LocalViewer(_Served):
+    async def answer(self, model_id: str, looks: Sequence[Look]) -> Sequence[Answer | NotAnswered]:
+        return await asyncio.to_thread(answer_all, model_id, looks)
