@@ -91,3 +91,17 @@ def test_answers_and_errors_are_lines_of_their_own():
     assert answered("batch_1", lines[0], Outcome(200, b"{}")) == answered("batch_1", lines[0], Outcome(200, b"{}"))
     missed = json.loads(not_computed("batch_1", lines[0], "batch_expired", "too late"))
     assert (missed["response"], missed["error"]) == (None, {"code": "batch_expired", "message": "too late"})
+
+
+def test_parts_are_cut_by_what_requests_weigh_and_by_their_bytes(monkeypatch):
+    raw = [line(str(n), body={"input": ["x"] * weight}) for n, weight in enumerate((3, 1, 9, 1))]
+    found = survey(raw, URL, part_lines=4, most=20, weigh=lambda body: len(body["input"]))
+    assert found.numbers == [1, 3, 4]
+    too_many = survey(raw, URL, part_lines=4, most=13, weigh=lambda body: len(body["input"]))
+    assert [(problem.number, problem.code) for problem in too_many.problems] == [(4, "too_many_inputs")]
+    monkeypatch.setattr("idlegrid.api.batches.lines.PART_BYTES", 2 * len(raw[0]))
+    assert survey([raw[0].replace(b'"0"', b'"%d"' % n) for n in range(5)], URL, part_lines=9, most=9).numbers == [
+        1,
+        3,
+        5,
+    ]

@@ -115,3 +115,15 @@ async def test_who_has_enough_is_told_to_delete(files):
 async def test_an_id_is_no_path(files, name):
     for path in (name, f"{name}/content"):
         assert (await files("ada").get(f"/v1/files/{path}")).status_code in (400, 404)
+
+
+async def test_a_file_lives_as_long_as_its_client_says(files):
+    ada, asked = files("ada"), {"purpose": "batch", "expires_after[anchor]": "created_at"}
+    form = {"files": {"file": ("in.jsonl", CONTENT)}}
+    made = (await ada.post("/v1/files", data=asked | {"expires_after[seconds]": "3600"}, **form)).json()
+    assert made["expires_at"] - made["created_at"] == 3600
+    refused = await ada.post("/v1/files", data=asked | {"expires_after[seconds]": "5"}, **form)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expires_after")
+    second = (await upload(ada)).json()
+    oldest_first = (await ada.get("/v1/files", params={"order": "asc"})).json()
+    assert [file["id"] for file in oldest_first["data"]] == [made["id"], second["id"]]

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from idlegrid.grid.batch_rules import BatchStatus
-from idlegrid.grid.store import NewFile, NotCancellable, Store
+from idlegrid.grid.store import NewFile, NotCancellable, QuotaExceeded, Store, TooManyBatches
 
 DAY = 86_400.0
 EMBEDDINGS = "/v1/embeddings"
@@ -160,3 +160,70 @@ def test_batches_are_listed_page_by_page(store: Store):
     first = store.batches.list("ada", limit=2)
     rest = store.batches.list("ada", limit=9, after=first[-1].id)
     assert [batch.id for batch in (*first, *rest)] == ids[::-1]
+
+
+def test_clients_take_turns(store: Store):
+    ada = [store.batches.create("ada", EMBEDDINGS, f"file-{n}", window=DAY).id for n in range(3)]
+    bob = store.batches.create("bob", EMBEDDINGS, "file-9", window=DAY).id
+    first = store.batches.claim("a", 30)
+    assert first is not None
+    assert first.id == ada[0]
+    assert store.batches.others_wait("ada")
+    second = store.batches.claim("a", 30)
+    assert second is not None
+    assert second.id == bob, "nothing of his is worked on"
+    assert not store.batches.others_wait("ada")
+    store.batches.release(first.id, first.fence)
+    third = store.batches.claim("a", 30)
+    assert third is not None
+    assert third.id == ada[1], "who had its turn waits behind those that had none"
+
+
+def test_a_client_has_no_more_open_batches_than_allowed(store: Store):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: _created(store, f"file-{number}"), range(8)))
+    assert sum(made) == 3
+
+
+def _created(store: Store, file_id: str) -> bool:
+    try:
+        store.batches.create("ada", EMBEDDINGS, file_id, window=DAY, most_open=3)
+    except TooManyBatches:
+        return False
+    return True
+
+
+def test_quotas_hold_when_they_race(store: Store):
+    def kept(number: int) -> bool:
+        try:
+            store.files.add(new_file(f"f{number}"), most=35)
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(kept, range(8))) == 3
+    assert store.files.used("ada") == (30, 3)
+
+
+def test_files_are_listed_from_the_oldest_on(store: Store):
+    for number in range(3):
+        store.files.add(new_file(f"f{number}"))
+    other = store.files.add(new_file("other", "bob"))
+    assert [file.id for file in store.files.list("ada", oldest_first=True, after="f0")] == ["f1", "f2"]
+    assert store.files.list("ada", after=other.id) == [], "another's file is no place in a list"
+
+
+def test_a_purge_leaves_nothing_that_says_whose_it_was(store: Store):
+    batch_id, fence = begun(store)
+    store.files.add(new_file("f1"))
+    store.files.add(new_file("f2", "bob"))
+    purged = store.jobs.purge("ada")
+    assert (purged.files, purged.batches) == (1, 1)
+    assert store.batches.hold(batch_id, fence, 30) is None
+    assert not store.batches.add_part(batch_id, fence, 0, 1, 0)
+    assert store.batches.claim("b", 30) is None
+    assert store.batches.list("ada") == []
+    assert store.files.list("ada") == []
+    assert store.files.overdue() == ["f1"]
+    assert store.batches.ended(batch_id) == (), "so its parts can be cleared away"
