@@ -7,7 +7,9 @@
   engine: 99th percentile of the time to the first text with the batch over that without. Control: the same requests
   online instead of as a batch.
 
-Each grid is `idlegrid up` in processes of its own. The last line is one JSON object. It takes about four minutes.
+The model is the 32 M Llama shape of `stage.py` with random weights, and idlegrid-tiny, whose first text takes so little
+that the way to it is most of its time; the headline is the former. Each grid is `idlegrid up` in processes of its own.
+The last line is one JSON object. It takes about four minutes.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import httpx
+from online import random_llama
 
 from idlegrid.pipelines.samples import sentences, write_parquet
 
@@ -149,29 +152,30 @@ def _embeddings(texts: Sequence[str]) -> list[dict[str, Any]]:
 # -- online beside a batch --------------------------------------------------------------------------------------------
 
 
-def beside_online(folder: Path, requests: int, turns: int) -> dict[str, Any]:
+def beside_online(folder: Path, model: str, requests: int, turns: int) -> dict[str, Any]:
+    """Figures of one model."""
     alone: list[float] = []
     beside: list[float] = []
     crowded: list[float] = []
     running = []
-    filler = [_chat(f"{text} What is it about?", 96) for _, text in sentences(20_000)]
-    with grid(folder, "--workers", "1", "--llm", CHAT) as (client, _):
-        until_it_answers(client, "/v1/chat/completions", _chat("Hello", 1))
-        first_texts(client, 5)
+    filler = [_chat(model, f"{text} What is it about?", 96) for _, text in sentences(20_000)]
+    with grid(folder, "--workers", "1", "--llm", model) as (client, _):
+        until_it_answers(client, "/v1/chat/completions", _chat(model, "Hello", 1))
+        first_texts(client, model, 5)
         for turn in range(turns):
-            alone += first_texts(client, requests)
+            alone += first_texts(client, model, requests)
             batch = create(client, "/v1/chat/completions", filler)
             until(client, batch, "in_progress")
             time.sleep(2.0)
             before = client.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"]
             begun = time.monotonic()
-            beside += first_texts(client, requests)
+            beside += first_texts(client, model, requests)
             spent = time.monotonic() - begun
             after = client.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"]
             running.append((after - before) / spent)
             client.post(f"/v1/batches/{batch}/cancel")
             until(client, batch, "cancelled", "completed")
-            crowded += with_a_crowd(client, requests // 2)
+            crowded += with_a_crowd(client, model, requests // 4)
             say(f"turn {turn}: p99 alone {_ms(alone)}, beside a batch {_ms(beside)}, in a crowd {_ms(crowded)}")
     return {
         "ttft_p99_ratio": round(_p(beside, 0.99) / _p(alone, 0.99), 2),
@@ -183,17 +187,17 @@ def beside_online(folder: Path, requests: int, turns: int) -> dict[str, Any]:
     }
 
 
-def _chat(text: str, tokens: int) -> dict[str, Any]:
-    return {"model": CHAT, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
+def _chat(model: str, text: str, tokens: int) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0}
 
 
-def first_texts(client: httpx.Client, requests: int) -> list[float]:
+def first_texts(client: httpx.Client, model: str, requests: int) -> list[float]:
     """Seconds to the first text of streams that come one after the other."""
-    return [first_text(client, number) for number in range(requests)]
+    return [first_text(client, model, number) for number in range(requests)]
 
 
-def first_text(client: httpx.Client, number: int) -> float:
-    body = _chat(f"A question with the number {number}: how do you do?", 16) | {"stream": True}
+def first_text(client: httpx.Client, model: str, number: int) -> float:
+    body = _chat(model, f"A question with the number {number}: how do you do?", 16) | {"stream": True}
     begun = time.monotonic()
     first = None
     with client.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -206,21 +210,21 @@ def first_text(client: httpx.Client, number: int) -> float:
     return first
 
 
-def with_a_crowd(client: httpx.Client, requests: int) -> list[float]:
+def with_a_crowd(client: httpx.Client, model: str, requests: int) -> list[float]:
     """The same while 64 others ask online all the time."""
     over = threading.Event()
 
     def crowd(number: int) -> None:
         with httpx.Client(base_url=client.base_url, timeout=START) as own:
             while not over.is_set():
-                own.post("/v1/chat/completions", json=_chat(f"Crowd {number}: what is it about?", 96))
+                own.post("/v1/chat/completions", json=_chat(model, f"Crowd {number}: what is it about?", 96))
 
     threads = [threading.Thread(target=crowd, args=(number,)) for number in range(64)]
     for thread in threads:
         thread.start()
     time.sleep(2.0)
     try:
-        return first_texts(client, requests)
+        return first_texts(client, model, requests)
     finally:
         over.set()
         for thread in threads:
@@ -249,8 +253,10 @@ def main() -> None:
             (Path(folder) / "bulk").mkdir()
             told |= against_bulk(Path(folder) / "bulk", given.lines, given.turns)
         if "online" in given.parts:
-            (Path(folder) / "online").mkdir()
-            told |= beside_online(Path(folder) / "online", given.requests, given.turns)
+            for name, model in {"llama_32m": random_llama(Path(folder) / "llama"), "tiny": CHAT}.items():
+                (Path(folder) / name).mkdir()
+                told[name] = beside_online(Path(folder) / name, model, given.requests, given.turns)
+            told["ttft_p99_ratio"] = told["llama_32m"]["ttft_p99_ratio"]
     cores, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
     versions = {name: version(name) for name in ("distributed", "torch", "fastapi")}
     print(json.dumps({"benchmark": "batches", **told, "cores": cores, "load": load, "versions": versions}))
