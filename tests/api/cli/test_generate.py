@@ -5,14 +5,23 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 from tiny_diffusion import PROMPTS
 
 
+@pytest.fixture
+def near():
+    """The address of a stock cluster inside of this process: nobody has to import diffusers twice."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with LocalCluster(**options, processes=False, protocol="tcp") as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.mark.slow
-def test_what_was_drawn_is_looked_at(idlegrid, grid, tmp_path, tiny_sd, tiny_llava):
+def test_what_was_drawn_is_looked_at(idlegrid, near, tmp_path, tiny_sd, tiny_llava):
     pq.write_table(pa.table({"id": range(4), "prompt": [*PROMPTS[:3], None]}), tmp_path / "in.parquet")
     words = ("generate", tmp_path / "in.parquet", tmp_path / "drawn", "--prompt-column", "prompt", "-m", tiny_sd)
-    words += ("--size", "32x24", "--steps", 2, "--files", tmp_path / "pictures", "-s", grid.address)
+    words += ("--size", "32x24", "--steps", 2, "--files", tmp_path / "pictures", "-s", near)
     done = idlegrid(*words)
     assert done.code == 0, done.err
     assert done.out.startswith("4 rows in ")
@@ -24,7 +33,7 @@ def test_what_was_drawn_is_looked_at(idlegrid, grid, tmp_path, tiny_sd, tiny_lla
     assert (other.code, "seed: 0 → 1" in other.err) == (1, True)
 
     words = ("caption", tmp_path / "drawn", tmp_path / "seen", "--image-column", "image", "-m", tiny_llava.folder)
-    words += ("--prefix", "seen_", "--error-column", "unseen", "--max-tokens", 4, "-s", grid.address)
+    words += ("--prefix", "seen_", "--error-column", "unseen", "--max-tokens", 4, "-s", near)
     done = idlegrid(*words)
     assert done.code == 0, done.err
     rows = pq.read_table(tmp_path / "seen").to_pylist()
