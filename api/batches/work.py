@@ -43,7 +43,7 @@ class BatchWork:
         self._gives_way = False
 
     def give_way(self) -> None:
-        """Begin no further part: another client's batch waits."""
+        """Begin no further part, but one at least: another client's batch waits."""
         self._gives_way = True
 
     async def run(self) -> None:
@@ -117,7 +117,9 @@ class BatchWork:
         missing = iter([part for part in range(len(found.offsets) - 1) if part not in done])
 
         async def work() -> None:
-            while not self._gives_way and (part := next(missing, None)) is not None:
+            begun = False  # whoever has a turn comes further in it
+            while not (begun and self._gives_way) and (part := next(missing, None)) is not None:
+                begun = True
                 await self._part(found, part)
 
         async with asyncio.TaskGroup() as group:
