@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,24 @@ def _the_same_gpus_afterwards() -> Iterator[None]:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+@pytest.fixture(scope="session")
+def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with our schema: copied, it is there sooner than made anew."""
+    from idlegrid.grid.store import open_store
+
+    path = tmp_path_factory.mktemp("empty") / "grid.db"
+    with open_store(f"sqlite:///{path}") as store:
+        store.upgrade()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, _empty_database: Path) -> str:
+    """The URL of a fresh SQLite database with our schema, `grid.db` in the test's own folder."""
+    shutil.copy(_empty_database, tmp_path / "grid.db")
+    return f"sqlite:///{tmp_path / 'grid.db'}"
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,8 @@ class Board:
 
 
 @pytest.fixture
-def store(tmp_path):
-    with open_store(f"sqlite:///{tmp_path}/grid.db") as store:
-        store.upgrade()
+def store(sqlite_url):
+    with open_store(sqlite_url) as store:
         yield store
 
 

@@ -41,7 +41,8 @@ def test_futures_and_streams_say_the_same(small, model):
 
 def test_a_text_that_goes_on(small, model):
     whole = small.complete("The quick brown", model=model, temperature=0, max_tokens=6).result(90)
-    assert "".join(small.stream_chat("The quick brown", model=model, raw=True, temperature=0, max_tokens=6)) == whole.text
+    pieces = small.stream_chat("The quick brown", model=model, raw=True, temperature=0, max_tokens=6)
+    assert "".join(pieces) == whole.text
     assert small.chat("The quick brown", model=model, temperature=0, max_tokens=6).result(90).text != whole.text
 
 

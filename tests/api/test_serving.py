@@ -38,6 +38,14 @@ def running(grid, number):
         time.sleep(0.05)
 
 
+def until_leaving(grid, name):
+    """It says first that it stops, then that it takes nothing new: between the two it may be given something."""
+    deadline = time.monotonic() + 30
+    while not any(row["name"] == name and row["state"] == "draining" for row in grid.state()["workers"]):
+        assert time.monotonic() < deadline, grid.state()
+        time.sleep(0.05)
+
+
 def test_a_worker_that_is_told_to_stop_finishes_what_runs(start, scheduler, tmp_path):
     _, address = scheduler
     one, two = worker(start, address, "one", "europe-west"), worker(start, address, "two")
@@ -53,6 +61,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_runs(start, scheduler, tmp_
         running(grid, 2)
         one.stop()
         one.line("stopping: what runs is finished first; once more to stop now")
+        until_leaving(grid, "one")
         go_on.touch()
         late = grid.submit(lambda: __import__("distributed").get_worker().name, ask=EMBEDDING)
         grid.client.gather(futures)

@@ -12,14 +12,13 @@ from idlegrid.grid.store import Beat, NewWorker, Store, open_store
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def store(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The store that the commands use."""
-    url, secret = f"sqlite:///{tmp_path / 'grid.db'}", tmp_path / "secret"
-    monkeypatch.setenv("IDLEGRID_DATABASE_URL", url)
+    secret = tmp_path / "secret"
+    monkeypatch.setenv("IDLEGRID_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("IDLEGRID_DATABASE_SECRET_FILE", str(secret))
     monkeypatch.chdir(tmp_path)
-    with open_store(url, secret=lambda: load_secret(secret)) as store:
-        store.upgrade()
+    with open_store(sqlite_url, secret=lambda: load_secret(secret)) as store:
         yield store
 
 

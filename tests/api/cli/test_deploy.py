@@ -24,9 +24,8 @@ TINY = "idlegrid-tiny"
 
 
 @pytest.fixture
-def store(tmp_path):
-    with open_store(f"sqlite:///{tmp_path}/jobs.db") as store:
-        store.upgrade()
+def store(sqlite_url):
+    with open_store(sqlite_url) as store:
         yield store
 
 

@@ -30,9 +30,8 @@ QUEUED = {"embeddings": [[0.6, 0.8]], "dimensions": 2, "usage": {"prompt_tokens"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path}/jobs.db", secret=lambda: SECRET) as store:
-        store.upgrade()
+def store(sqlite_url: str) -> Iterator[Store]:
+    with open_store(sqlite_url, secret=lambda: SECRET) as store:
         yield store
 
 

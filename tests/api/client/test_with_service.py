@@ -19,11 +19,9 @@ PARAMS = {"texts": ["a lease", "a fence"]}
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(f"sqlite:///{tmp_path}/jobs.db")
-    store.upgrade()
-    yield store
-    store.close()
+def store(sqlite_url):
+    with open_store(sqlite_url) as store:
+        yield store
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -52,23 +51,11 @@ async def llm(engine: ScriptEngine, embedder: HashEmbedder, settings: Settings) 
         yield client
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the schema: copied, it is there sooner than made anew."""
-    path = tmp_path_factory.mktemp("empty") / "jobs.db"
-    store = open_store(f"sqlite:///{path}")
-    store.upgrade()
-    store.close()
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty_database: Path) -> Iterator[Store]:
+def store(sqlite_url: str) -> Iterator[Store]:
     """A real store of its own, in a file."""
-    shutil.copy(empty_database, tmp_path / "jobs.db")
-    store = open_store(f"sqlite:///{tmp_path}/jobs.db", secret=lambda: SECRET)
-    yield store
-    store.close()
+    with open_store(sqlite_url, secret=lambda: SECRET) as store:
+        yield store
 
 
 @pytest.fixture

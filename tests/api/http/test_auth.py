@@ -223,9 +223,9 @@ async def test_a_store_that_is_away_lets_nobody_in(tmp_path, store: Store):
     secret = service.key()
     async with service.client() as client:
         store.close()
-        for file in tmp_path.glob("jobs.db*"):
+        for file in tmp_path.glob("grid.db*"):
             file.unlink()
-        (tmp_path / "jobs.db").mkdir()
+        (tmp_path / "grid.db").mkdir()
         for path, code in (("/api/v1/jobs", None), ("/v1/models", "error")):
             answer = await client.get(path, headers={"X-API-Key": secret})
             body = answer.json()[code] if code else answer.json()

@@ -310,9 +310,9 @@ async def test_a_store_that_is_away_is_503_everywhere(store, tmp_path):
         id_ = (await submit(client))["job_id"]
         worker = Worker(client, claim(store))
         store.close()
-        for file in tmp_path.glob("jobs.db*"):
+        for file in tmp_path.glob("grid.db*"):
             file.unlink()
-        (tmp_path / "jobs.db").mkdir()  # whoever opens it now can't
+        (tmp_path / "grid.db").mkdir()  # whoever opens it now can't
         calls = [
             ("POST", JOBS, job()),
             ("POST", f"{JOBS}/sync", job()),

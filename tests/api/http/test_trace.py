@@ -105,7 +105,7 @@ async def test_a_prompt_gets_into_no_log(store: Store, log, tmp_path):
             await client.get(f"/api/v1/jobs/{id_}/{path}", headers={"Last-Event-ID": "1000"})
         headers = {"X-Worker-Token": WORKER_TOKEN}
         await client.get("/api/v1/workers/p/next-job?wait=0&types=embedding", headers=headers)
-        with sqlite3.connect(tmp_path / "jobs.db") as database:
+        with sqlite3.connect(tmp_path / "grid.db") as database:
             database.execute("DROP TABLE jobs")
         database.close()
         answer = await client.post("/api/v1/jobs", json=body)

@@ -30,14 +30,9 @@ def emptied_postgres_url(postgres_server: PostgresServer, _postgres_template: st
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty database of each kind, with our schema."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("emptied_postgres_url"))
-    url = f"sqlite:///{tmp_path / 'grid.db'}"
-    with open_store(url) as store:
-        store.upgrade()
-    return url
+    return str(request.getfixturevalue("emptied_postgres_url" if request.param == "postgres" else "sqlite_url"))
 
 
 @pytest.fixture

@@ -39,9 +39,8 @@ def _quick_ears(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(f"sqlite:///{tmp_path / 'grid.db'}", timeout=30.0) as store:
-        store.upgrade()
+def store(sqlite_url: str) -> Iterator[Store]:
+    with open_store(sqlite_url, timeout=30.0) as store:
         yield store
 
 
