@@ -80,6 +80,11 @@ class HostThread:
         with contextlib.suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(self._stop.set)
 
+    def ends_with(self, owner: object) -> None:
+        """Close soon when nobody holds `owner` any more. Not when the process ends: threads can't be started then, and
+        what an engine holds ends with it."""
+        weakref.finalize(owner, self.stop_soon).atexit = False
+
     def join(self, patience: float = STOP_PATIENCE) -> None:
         """Wait until it has ended, but not for longer than `patience` seconds."""
         self._thread.join(patience)
@@ -112,7 +117,7 @@ class EngineActor:
             changed=changed,
         )
         self._thread = HostThread(host, host_of(worker.address))
-        weakref.finalize(self, self._thread.stop_soon)  # Dask dropped us: whoever wanted us is gone
+        self._thread.ends_with(self)  # Dask dropped us: whoever wanted us is gone
         plugin = worker.plugins.get(PLUGIN)
         contact = worker.contact_address or worker.address
         return Placed(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -123,7 +122,7 @@ class ShardActor:
         )
         self._host = HostThread(host, host_of(worker.address))
         hosts.append(self._host)
-        weakref.finalize(self, self._host.stop_soon)  # Dask dropped us: whoever wanted us is gone
+        self._host.ends_with(self)  # Dask dropped us: whoever wanted us is gone
         plugin = worker.plugins.get(PLUGIN)
         contact = worker.contact_address or worker.address
         return Placed(

@@ -88,7 +88,7 @@ class StageActor:
         model, tls = bytes.fromhex(revision(folder)), listener_tls(worker)
         self._host = StageHost(stage, model, listen_tls=tls, connect_tls=client_tls(worker), pace=spec.pace)
         self._thread = LoopThread("idlegrid-stage")
-        weakref.finalize(self, self._thread.stop)  # Dask dropped us: whoever wanted us is gone
+        weakref.finalize(self, self._thread.stop).atexit = False  # Dask dropped us: whoever wanted us is gone
         scheme = "tcp" if tls is None else "tls"
         door = self._thread.run(self._host.start(f"{scheme}://{host_of(worker.address)}:0")).result()
         return Started(
