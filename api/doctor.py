@@ -84,7 +84,7 @@ def _packages() -> Iterator[Finding]:
         health = Health.OK if found == wanted else Health.PROBLEM
         advice = "" if found == wanted else f"pip install {name}=={wanted}: schedulers and workers must match"
         yield Finding(name, health, found, advice)
-    for extra, package in (("worker", "torch"), ("api", "fastapi")):
+    for extra, package in (("worker", "torch"), ("audio", "soundfile"), ("image", "diffusers"), ("api", "fastapi")):
         if installed := _installed(package):
             yield Finding(f"extra {extra}", Health.OK, f"{package} {installed}")
         else:

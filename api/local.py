@@ -17,7 +17,7 @@ from distributed.diagnostics import nvml
 
 from ..grid.config import Settings
 from ..grid.donors import Donor
-from ..grid.job_types import job_types
+from ..grid.job_types import runnable_types
 from ..grid.regions import check_region
 from ..scheduler_plugins.donor_plugin import DonorPlugin
 from ..scheduler_plugins.machine import visible_gpu
@@ -160,7 +160,7 @@ def local_donor_of(index: int, region: str, settings: Settings) -> Donor:
         gpu_model=gpu_model,
         gpu_memory_gb=gpu_memory_gb,
         gpu_count=gpu_count,
-        supported_types=frozenset(job_types()),
+        supported_types=runnable_types(),
     )
     return replace(donor, name=name, region=region)
 

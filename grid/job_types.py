@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,6 +114,15 @@ class Isolated(Protocol):
         """The limits of each."""
 
 
+@runtime_checkable
+class NeedsPackages(Protocol):
+    """A job type whose `run` imports more than the extra `worker` brings: a machine without that does not offer it."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Top-level names that it imports."""
+
+
 class UnknownJobTypeError(LookupError):
     """No installed package offers this job type, or the one that does is broken. The message says which."""
 
@@ -187,3 +197,14 @@ def job_types() -> Mapping[str, JobType]:
 def job_type(name: str) -> JobType:
     """The job type of that name. Raises UnknownJobTypeError with the nearest name, or with what broke it."""
     return register()[name]
+
+
+def missing_packages(found: JobType) -> tuple[str, ...]:
+    """What a job type imports when it runs and this environment lacks. Nothing is imported to find out."""
+    needed = found.packages if isinstance(found, NeedsPackages) else ()
+    return tuple(name for name in needed if find_spec(name) is None)
+
+
+def runnable_types() -> frozenset[str]:
+    """Names of the job types that can run in this environment: what a machine offers unless its owner says less."""
+    return frozenset(name for name, found in job_types().items() if not missing_packages(found))

@@ -94,6 +94,7 @@ class ImageGenJobType:
     """See `grid.job_types.JobType`."""
 
     name = "image_gen"
+    packages = ("PIL", "diffusers")
     Params = ImageGenParams
     Result = ImageGenResult
 

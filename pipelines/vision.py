@@ -72,6 +72,7 @@ class VisionJobType:
     """See `grid.job_types.JobType`."""
 
     name = "vision"
+    packages = ("PIL",)
     Params = VisionParams
     Result = VisionResult
 

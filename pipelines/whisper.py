@@ -94,6 +94,7 @@ class WhisperJobType:
     """See `grid.job_types.JobType`."""
 
     name = "whisper"
+    packages = ("av", "soundfile", "soxr")
     Params = WhisperParams
     Result = WhisperResult
 

@@ -16,7 +16,7 @@ from platformdirs import user_runtime_path
 
 from ..grid.config import load_settings
 from ..grid.donors import Donor
-from ..grid.job_types import job_types
+from ..grid.job_types import runnable_types
 from .facts import Report, Statement
 
 VARIABLE = "IDLEGRID_DONOR"
@@ -46,7 +46,7 @@ def local_donor(
         gpu_model=gpu_model,
         gpu_memory_gb=gpu_memory_gb,
         gpu_count=gpu_count,
-        supported_types=frozenset(job_types()),
+        supported_types=runnable_types(),
     )
 
 

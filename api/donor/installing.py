@@ -22,6 +22,8 @@ from .unit import DRAIN, NAME, escaped, unit_text
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """Where torch is without gigabytes of CUDA."""
+EXTRAS = ("worker", "audio", "image")
+"""What every job type of ours needs."""
 _OF_EXTRA = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^]]*])?[^;]*;.*extra\s*==\s*['\"](?P<extra>[\w-]+)['\"]")
 
 
@@ -58,7 +60,7 @@ def manifest_of(home: Home) -> Path:
 
 def wanted_extras(*, gpu: bool, platform: str = sys.platform) -> tuple[str, ...]:
     """The extras of the package that this machine can use; `gpu`: NVIDIA's driver sees one."""
-    return ("worker", "gpu") if gpu and platform == "linux" else ("worker",)
+    return (*EXTRAS, "gpu") if gpu and platform == "linux" else EXTRAS
 
 
 def missing_packages(extra: str) -> tuple[str, ...]:

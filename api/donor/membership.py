@@ -14,7 +14,7 @@ from ...grid.config.loading import DEFAULT
 from ...grid.credentials import VARIABLE as CREDENTIALS
 from ...grid.credentials import Credentials, Signer
 from ...grid.donors import Donor
-from ...grid.job_types import job_types
+from ...grid.job_types import runnable_types
 from ...scheduler_plugins.machine import visible_gpu
 from ...scheduler_plugins.security import VARIABLE as CERTIFICATE
 from ..agent import puller_part, worker_part
@@ -131,7 +131,7 @@ def donor_of(settings: Settings, worker_id: str, gpu: tuple[str | None, float, i
         gpu_model=model,
         gpu_memory_gb=memory,
         gpu_count=count,
-        supported_types=frozenset(job_types()),
+        supported_types=runnable_types(),
     )
 
 

@@ -12,7 +12,7 @@ import psutil
 from ...grid import catalogue
 from ...grid.config import Settings
 from ...grid.config.time_zone import local_time_zone
-from ...grid.job_types import job_types
+from ...grid.job_types import job_types, missing_packages
 from ...grid.regions import REGIONS
 
 _REGION_OF_AREA = {"Africa": "europe-west", "America": "america-north", "Australia": "oceania", "Pacific": "oceania"}
@@ -77,7 +77,9 @@ def models_that_fit(machine: Machine, settings: Settings) -> dict[str, str]:
     """Job type → the model that this machine would serve it with; types that can't be served are left out."""
     memory = machine.gpu_memory_gb * settings.load_control.max_gpu_memory_percent / 100 or None
     found = {}
-    for name in sorted(job_types()):
+    for name, job_type in sorted(job_types().items()):
+        if missing_packages(job_type):
+            continue
         engine = getattr(settings.engines, name, None)
         named = None if engine is None else engine.model_id
         fits = catalogue.default_model(name, memory)
@@ -108,6 +110,9 @@ def explained(machine: Machine, settings: Settings, server: str, *, pull: bool) 
     for name in wanted:
         slow = "" if machine.gpu_model or name == "embedding" else ", slow without a GPU"
         yield f"  {name} with {models.get(name, 'a model that the grid names')}{slow}"
+    for name, job_type in sorted(job_types().items()):
+        if missing := missing_packages(job_type):
+            yield f"  not {name}: {', '.join(missing)} not installed here; gpu-worker install sees to that"
     limits = ", ".join(limits_in_words(settings.load_control.model_dump(), gpu=machine.gpu_model is not None))
     yield f"  within these limits: {limits}"
     yield "What others see:"

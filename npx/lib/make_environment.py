@@ -49,7 +49,7 @@ def main(environment: dict[str, str | None]) -> None:
 def pip_command(environment: dict[str, str | None], variables: Mapping[str, str], configured: str = "") -> list[str]:
     """What installs idlegrid into the environment. `configured`: what ``pip config list`` says."""
     gpu = sys.platform == "linux" and shutil.which("nvidia-smi") is not None
-    name = f"idlegrid[{'worker,gpu' if gpu else 'worker'}]"
+    name = f"idlegrid[worker,audio,image{',gpu' if gpu else ''}]"
     usual = (
         f"{name} @ {Path(wheel).as_uri()}" if (wheel := environment["wheel"]) else f"{name}=={environment['version']}"
     )

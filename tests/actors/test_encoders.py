@@ -66,6 +66,15 @@ def test_an_answer_of_openvino_is_not_overwritten_by_the_next(transformer):
     assert torch.equal(first, copy)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not openvino_available(), reason="the extra openvino is not installed")
+def test_openvino_reports_to_nobody(transformer):
+    openvino_encoder(transformer, torch.float32, 1)
+    from openvino.tools.ovc import telemetry
+
+    assert type(telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_fast_bfloat16_is_what_the_processor_says(monkeypatch):
     for capabilities, fast in (({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=capabilities: told)

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
+from idlegrid.grid import job_types as register
 from idlegrid.grid.job_types import GROUP, JobType, UnknownJobTypeError, job_type, job_types, load
 from idlegrid.grid.jobs import Ask
 
@@ -98,3 +99,16 @@ def test_an_unknown_type_comes_with_the_nearest_name():
         job_type("embeding")
     with pytest.raises(UnknownJobTypeError, match="installed: none"):
         load([])["llm"]
+
+
+def test_what_is_not_installed_is_not_offered(monkeypatch):
+    assert register.runnable_types() >= {"embedding", "image_gen", "whisper"}
+    real = register.find_spec
+    monkeypatch.setattr(register, "find_spec", lambda name: None if name == "diffusers" else real(name))
+    assert register.missing_packages(job_type("image_gen")) == ("diffusers",)
+    assert job_types().keys() - register.runnable_types() == {"image_gen"}
+
+
+@pytest.mark.parametrize("name", sorted(job_types()))
+def test_a_type_names_what_it_imports_by_the_names_that_they_have(name):
+    assert register.missing_packages(job_type(name)) == (), "all extras are installed where tests run"

@@ -31,9 +31,9 @@ def settings(text):
 
 
 def test_the_extras_are_those_of_the_gpu_at_hand():
-    assert wanted_extras(gpu=False) == ("worker",)
-    assert wanted_extras(gpu=True, platform="linux") == ("worker", "gpu")
-    assert wanted_extras(gpu=True, platform="darwin") == ("worker",)
+    assert wanted_extras(gpu=False) == ("worker", "audio", "image")
+    assert wanted_extras(gpu=True, platform="linux") == ("worker", "audio", "image", "gpu")
+    assert wanted_extras(gpu=True, platform="darwin") == ("worker", "audio", "image")
 
 
 def test_what_is_missing_of_an_extra_is_named():

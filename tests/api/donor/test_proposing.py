@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from idlegrid.api.donor.membership import donor_of
 from idlegrid.api.donor.proposing import Machine, explained, likely_region, models_that_fit, proposal
+from idlegrid.grid import job_types
 from idlegrid.grid.config import Settings
 
 BIG = Machine(gpu_model="NVIDIA RTX 4090", gpu_memory_gb=25.0, memory_gb=64, cores=16, time_zone="Europe/Berlin")
@@ -49,3 +51,11 @@ def test_who_can_do_what_is_said_plainly():
     assert "can run code here, as you" in pushed
     assert "data, never code" in pulled
     assert "no GPU" in pulled
+
+
+def test_what_can_not_run_here_is_not_offered(monkeypatch):
+    monkeypatch.setattr(job_types, "find_spec", lambda name: None if name == "soundfile" else "there")
+    told = "\n".join(explained(BIG, Settings(name="attic"), "https://grid.example", pull=True))
+    assert "whisper" not in models_that_fit(BIG, Settings())
+    assert "not whisper: soundfile not installed here" in told
+    assert "whisper" not in donor_of(Settings(name="attic"), "w", (None, 0.0, 0)).supported_types
