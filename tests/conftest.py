@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
 
@@ -26,6 +27,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 for variable in [name for name in os.environ if name.startswith(("IDLEGRID_", "GPU_"))]:
     del os.environ[variable]
+# other examples in each run: few a run find as much in the end, and the machine may be busy
+settings.register_profile("idlegrid", max_examples=50, deadline=None)
+settings.load_profile("idlegrid")
 
 
 @pytest.fixture(autouse=True, scope="session")
