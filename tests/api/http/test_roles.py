@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from brush import Brush, Eye
 from donors_service import Donor, join
+from ears import Ears
 from hash_embedder import HashEmbedder
 from jobs_service import BASE, EMBED, SECRET, WORKER_TOKEN, Patience, claim, token, with_settings
 from script_engine import ScriptEngine
 
+from idlegrid.api.batches.folder import FileFolder
 from idlegrid.api.http import create_app
 from idlegrid.api.http.jobs_door import JobDoor
 from idlegrid.api.http.llm_face import EngineBackend
@@ -23,12 +26,19 @@ pytestmark = pytest.mark.slow
 
 PUBLIC = {"/healthz", "/readyz"}
 WORKERS, ADMINS = "/api/v1/workers/{worker_id}/", ("/api/v1/admin/", "/metrics")
+DOORS = (
+    *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/audio/", "/v1/images/"),
+    *("/v1/files", "/v1/batches", "/api/v1/jobs", "/api/v1/admin/deployments", f"{WORKERS}announce"),
+)
+"""Each must be among the routes that are tried."""
 Send = Callable[[str, str], Awaitable[httpx.Response]]
 
 
 @dataclass
 class Scene:
-    """A service that wants keys, two donors, and a job of one client that the first donor works on."""
+    """A service with every door, which wants keys; two donors; a job of one client that the first donor works on, and a
+    file and a batch of that client.
+    """
 
     client: httpx.AsyncClient
     store: Store
@@ -36,10 +46,12 @@ class Scene:
     other: Donor
     job_id: str
     attempt: str
+    file_id: str
+    batch_id: str
 
     def fill(self, path: str) -> str:
         values = {"{worker_id}": self.own.id, "{job_id}": self.job_id, "{key_id}": "k", "{enrolment_id}": "e"}
-        values |= {"{file_id}": "file-1", "{batch_id}": "batch_1"}
+        values |= {"{file_id}": self.file_id, "{batch_id}": self.batch_id}
         for name, value in {**values, "{model_id}": "script"}.items():
             path = path.replace(name, value)
         assert "{" not in path, f"{path}: this test doesn't know what to fill in"
@@ -56,16 +68,23 @@ class Scene:
 
 @pytest.fixture
 async def scene(store: Store, tmp_path: Path):
-    settings = with_settings(api={"auth": True})
+    folder = tmp_path / "files"
+    FileFolder(folder).open()
+    settings = with_settings(api={"auth": True}, jobs={"files_folder": str(folder)})
     door = JobDoor(store, settings, secret=SECRET, patience=Patience(sync=0.01, pull=0.01, look=0.01, stream=0.02))
-    app = create_app(HashEmbedder(), settings, EngineBackend(ScriptEngine(), aliases=("script",)), door)
+    llm = EngineBackend(ScriptEngine(), aliases=("script",))
+    app = create_app(HashEmbedder(), settings, llm, door, speech=Ears(), painter=Brush(), viewer=Eye())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
         own, other = await join(client, store, tmp_path), await join(client, store, tmp_path)
         key = store.keys.create("a", {"jobs"}, client_id="a")[1]
         answer = await client.post("/api/v1/jobs", json=EMBED, headers={"X-API-Key": key})
         claimed = claim(store, answer.json()["job_id"])
-        yield Scene(client, store, own, other, claimed.job.id, token(claimed.job.id, claimed.fence))
+        upload = {"files": {"file": ("in.jsonl", b"{}")}, "data": {"purpose": "batch"}}
+        file = (await client.post("/v1/files", headers={"X-API-Key": key}, **upload)).json()["id"]
+        wanted = {"input_file_id": file, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        batch = (await client.post("/v1/batches", headers={"X-API-Key": key}, json=wanted)).json()["id"]
+        yield Scene(client, store, own, other, claimed.job.id, token(claimed.job.id, claimed.fence), file, batch)
 
 
 def callers(scene: Scene) -> dict[str, Send]:
@@ -118,7 +137,9 @@ def expected(answer: httpx.Response) -> bool:
 async def test_every_route_opens_to_whom_it_should(scene: Scene):
     document = (await scene.client.get("/openapi.json")).json()["paths"]
     routes = [(method, path) for path, methods in document.items() for method in methods if path not in PUBLIC]
-    assert len(routes) >= 35
+    assert len(routes) >= 60
+    for door in DOORS:
+        assert any(path.startswith(door) for _, path in routes), door
     let_in: set[str] = set()
     for caller, send in callers(scene).items():
         for method, path in routes:
@@ -161,6 +182,20 @@ async def test_the_jobs_of_another_client_are_not_there(scene: Scene):
         assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found"), (method, path)
     for method, path in sorted(routes):  # "delete" first, and the job is still there: it is only cancelled
         assert (await scene.keyed(method, scene.fill(path), owners)).status_code != 404, (method, path)
+
+
+@pytest.mark.parametrize("name", ["file_id", "batch_id"])
+async def test_files_and_batches_of_another_client_are_not_there(scene: Scene, name: str):
+    document = (await scene.client.get("/openapi.json")).json()["paths"]
+    routes = [(m, p) for p, methods in document.items() for m in methods if f"{{{name}}}" in p]
+    assert len(routes) >= 2
+    strangers = scene.store.keys.create("b", {"jobs"}, client_id="b")[1]
+    owners = scene.store.keys.create("a", {"jobs"}, client_id="a")[1]
+    for method, path in routes:
+        answer = await scene.keyed(method, scene.fill(path), strangers)
+        assert (answer.status_code, answer.json()["error"]["code"][-9:]) == (404, "not_found"), (method, path)
+    for method, path in sorted(routes, key=lambda route: route[0] == "delete"):
+        assert (await scene.keyed(method, scene.fill(path), owners)).status_code == 200, (method, path)
 
 
 async def test_clients_are_told_nothing_that_opens_a_door(scene: Scene):
