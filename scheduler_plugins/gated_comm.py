@@ -26,6 +26,8 @@ from .gate import PICKLED, Gate, Refusal
 
 logger = logging.getLogger("idlegrid.gate")
 
+MOST_SAID = 256 * 1024 * 1024
+"""Bytes of one message from a worker that calls: Dask makes room for what a message says that it has."""
 TELL_EVERY = 10.0
 """Seconds within which the same refusal is logged once."""
 
@@ -80,12 +82,14 @@ class GatedTLS(TLS):  # type: ignore[misc]
         return not self.closed()
 
     async def _frames(self) -> list[Any]:
-        """The frames of one message. Adapted from distributed's `TCP.read`."""
+        """The frames of one message. Adapted from distributed's `TCP.read`. Raises Refusal for one too large."""
         if (stream := self.stream) is None:
             raise CommClosedError
         try:
             (size,) = struct.unpack("Q", await stream.read_bytes(8))
+            self._measure(size)
             frames, rest = unpack_frames(await read_bytes_rw(stream, size), partial=True)
+            self._measure(size + sum(rest))
             for length in rest:
                 frames.append(await read_bytes_rw(stream, length))
         except OSError as error:  # what tornado and ssl raise
@@ -95,6 +99,11 @@ class GatedTLS(TLS):  # type: ignore[misc]
             self.abort()
             raise
         return list(frames)
+
+    def _measure(self, size: int) -> None:
+        """What another one fetches from a worker may have any size; what it sends by itself may not."""
+        if self.incoming and size > MOST_SAID:
+            raise Refusal(f"a message of {size >> 20:,} MiB")
 
     def _refuse(self, refusal: Refusal) -> Refused:
         who, what = str(self.peer or "a stranger"), str(refusal)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import struct
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -217,6 +218,26 @@ async def test_a2_nor_one_in_an_answer(papers, tmp_path, gate):
         with contextlib.suppress(OSError):
             await s.broadcast(msg={"op": "versions"})
     assert (tmp_path / "a").exists() is not gate
+
+
+async def test_no_room_is_made_for_what_a_worker_says_it_will_send(papers, monkeypatch):
+    made: list[int] = []
+    real = gated_comm.read_bytes_rw
+
+    async def room(stream, size):
+        made.append(size)
+        return await real(stream, min(size, 2**20))
+
+    async with gated_cluster(papers, "honest") as (s, _):
+        monkeypatch.setattr(gated_comm, "read_bytes_rw", room)
+        gated_comm.refused.clear()
+        comm = await connect(s.address, **papers.stock(Role.WORKER, "evil").get_connection_args("worker"))
+        await comm.stream.write(struct.pack("Q", 2**40))
+        with pytest.raises(CommClosedError):
+            async with asyncio.timeout(ANSWER):
+                await comm.read()
+    assert max(made, default=0) < 2**20
+    assert gated_comm.refused["worker 'evil'", "a message of 1,048,576 MiB"] == 1
 
 
 async def test_a2_nobody_without_a_certificate_of_this_grid_is_heard(papers, tmp_path):
