@@ -45,7 +45,8 @@ class Meter:
 
     def rate(self, now: float) -> float:
         """Rows per second: over the whole run at first, then over the last half minute."""
-        rows = sum(count for when, count in self.done if when >= now - _MEMORY)
+        done = tuple(self.done)  # others ask, from their threads
+        rows = sum(count for when, count in done if when >= now - _MEMORY)
         return rows / max(min(now - self.started, _MEMORY), 1e-9) if rows else 0.0
 
     def eta(self, rows_left: int, now: float) -> float | None:

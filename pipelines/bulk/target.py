@@ -66,6 +66,10 @@ class Target(Protocol):
         """Make a complete, synced scratch file visible as `name`. False: the name was taken, nothing changed."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Take a file away; one that is not there is fine."""
+        ...
+
     def mark(self, name: str) -> None:
         """Leave a hidden mark that `clear` removes; marking twice is fine."""
         ...
@@ -150,6 +154,9 @@ class LocalTarget:
             scratch.rename(final)
         return True
 
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
     def mark(self, name: str) -> None:
         (self._scratch_folder() / name).touch()
 
@@ -219,6 +226,10 @@ class ObjectTarget:
         except FileExistsError:
             return False
         return True
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(name))
 
     def mark(self, name: str) -> None:
         self.fs.pipe_file(self._path(f"{SCRATCH}/{name}"), b"")

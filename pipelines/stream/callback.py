@@ -28,7 +28,7 @@ class CallbackSink:
 
     def __init__(self, function: Callback, checkpoint: str | Path | None = None) -> None:
         """`checkpoint`: folder or URL of the notes. None: nothing is noted, a restart begins anew."""
-        self._function = function
+        self._function, self._called = function, ""
         self._log = None if checkpoint is None else CommitLog(open_folder(checkpoint), "commit-", ".json", _read)
 
     def open(self, stream: Mapping[str, Any], facts: Mapping[str, Any]) -> State:
@@ -36,10 +36,12 @@ class CallbackSink:
         return State(facts=facts) if self._log is None else self._log.open(stream, facts)
 
     def commit(self, commit: Commit, rows: Any, done: Done) -> None:
-        """See Sink. Raises what the function raises."""
-        answer = self._function(rows.to_pylist())
-        if inspect.isawaitable(answer):
-            asyncio.run(_finish(answer))
+        """See Sink. Raises what the function raises; after an OSError it is called again, for a minute."""
+        if self._called != commit.token:  # else it has these rows, and only the note is to be written again
+            answer = self._function(rows.to_pylist())
+            if inspect.isawaitable(answer):
+                asyncio.run(_finish(answer))
+            self._called = commit.token
         failpoint("stream.callback.called")
         if self._log is None:
             return

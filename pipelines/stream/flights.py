@@ -65,7 +65,8 @@ class Flights:
     @property
     def oldest(self) -> float | None:
         """Since when the record that waits longest was there; see `Batch.seen`."""
-        return min((flight.batch.seen for flight in self._flights.values()), default=None)
+        flights = list(self._flights.values())  # others ask, from their threads
+        return min((flight.batch.seen for flight in flights), default=None)
 
     def _ready(self) -> Iterator[Flight]:
         for number in sorted(self._flights):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
 
+import dask
 import pyarrow as pa
 from distributed import KilledWorker
 from distributed.client import ClosedClientError
@@ -25,7 +26,7 @@ from .done import Piece
 from .errors import Overtaken, StreamError, StreamStopped
 from .flights import Flight, Flights, due
 from .reading import Reader
-from .sink import RECORD, Commit, Sink, State
+from .sink import RECORD, Commit, Sink, State, shown
 from .source import Batch, Source
 from .work import Work, compute_batch, probe_batch
 
@@ -37,6 +38,10 @@ RESULT_TIMEOUT = 30.0
 GONE_EVERY = 64
 """Commits between two questions which partitions need not be remembered."""
 PAUSE = 0.2
+SOURCE_PATIENCE = 5.0
+"""Seconds that a stream which is told to stop, and has nothing under way, waits for its source."""
+WARNING, QUIET = "distributed.admin.large-graph-warning-threshold", "1TB"
+"""Records travel with their tasks, large ones too: what is under way is bounded, and there is nothing to warn of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,8 @@ class StreamOptions:
     """Records that one task computes, at most."""
     in_flight: int | None = None
     """Batches that are read and not in the sink, at most. None: four for each thread of a worker."""
+    in_flight_bytes: int = 512 * 1024 * 1024
+    """Bytes of those batches, beyond which none is read: recordings are larger than texts."""
     commit_records: int = 4096
     """So many results go into the sink at once …"""
     commit_seconds: float = 1.0
@@ -63,7 +70,7 @@ class StreamOptions:
     patience: Patience = field(default_factory=Patience)
 
     def __post_init__(self) -> None:
-        for name in ("batch_records", "commit_records"):
+        for name in ("batch_records", "commit_records", "in_flight_bytes"):
             if getattr(self, name) < 1:
                 raise StreamError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.in_flight is not None and self.in_flight < 1:
@@ -116,6 +123,7 @@ class Flow:
         self.records = self.errors = self.commits = 0
         self.records_before = state.records
         self._schema: Any = None
+        self._source_schema: Any = None
         self._begun = time.monotonic()
 
     def run(self) -> StreamReport:
@@ -126,6 +134,7 @@ class Flow:
             self._done,
             most=self._options.batch_records,
             permits=self._allowed(),
+            most_bytes=self._options.in_flight_bytes,
             take=self._events.put,
         )
         try:
@@ -144,16 +153,20 @@ class Flow:
 
     def _loop(self, reader: Reader) -> None:
         until: float | None = None
+        hangs: float | None = None
         while True:
             if self._stopped.is_set() and until is None:
                 reader.stop()
                 until = time.monotonic() + self._options.stop_patience
+                hangs = time.monotonic() + SOURCE_PATIENCE
             ended = reader.ended and self._events.empty()
             if ended and reader.error is not None and not self.flights.computing:
                 self._commit_ready(reader, last=True)
                 raise reader.error
             if ended and not self.flights:
                 return
+            if hangs is not None and time.monotonic() > hangs and not self.flights and self._events.empty():
+                return  # it is stuck in its source, and nothing that came from there is under way
             if until is not None and time.monotonic() > until:
                 raise StreamStopped(f"{self.flights.computing} batches were not done in time: a restart does them")
             self._step(reader, last=ended and not self.flights.computing)
@@ -182,11 +195,18 @@ class Flow:
             self._answered(event)
 
     def _check(self, batch: Batch) -> None:
-        """The first batch says what the output looks like."""
-        if self._schema is None:
+        """The first batch says what the records and the output look like."""
+        if self._schema is not None:
+            if not batch.rows.schema.equals(self._source_schema):
+                raise StreamError(
+                    f"the records from {batch.names()[0]} on have other columns than those before: "
+                    f"{shown(batch.rows.schema)} is not {shown(self._source_schema)}. One stream has one schema"
+                )
+        else:
             taken = {RECORD, self._options.error_column, *(field.name for field in self._fields)}
             if twice := sorted(taken & set(batch.rows.schema.names)):
                 raise StreamError(f"the records already have a column {twice[0]!r}: rename it")
+            self._source_schema = batch.rows.schema
             schema = output_schema(batch.rows.schema.remove_metadata(), self._fields, self._options.error_column)
             self._schema = schema.append(pa.field(RECORD, pa.string()))
 
@@ -210,7 +230,7 @@ class Flow:
         only = frozenset(self.watch.workers) - state.away_from if state.away_from else frozenset[str]()
         key = f"stream-{self._spec.job_type}-{flight.number}-{uuid4().hex[:12]}"
         try:
-            with ask_for(self._spec):
+            with ask_for(self._spec), dask.config.set({WARNING: QUIET}):
                 future = self._client.submit(
                     compute_batch if state.search is None else probe_batch,
                     work,
@@ -296,8 +316,16 @@ class Flow:
         self.records += len(table)
         self.meter.add(len(table), time.monotonic())
         self.flights.remove(ready)
-        for _ in ready:
-            reader.give_back()
+        for flight in ready:
+            reader.give_back(flight.batch)
+
+    def _gone(self) -> Collection[str]:
+        """What need not be remembered; a source that can't tell now is asked another time."""
+        try:
+            return self._source.gone(self._done)
+        except (OSError, StreamError) as error:
+            logger.info("what is gone from the source can't be told now: %s", error)
+            return ()
 
     def _rows(self, flight: Flight) -> Any:
         """Source columns, result columns, error, name of the record."""
@@ -308,7 +336,7 @@ class Flow:
     def _commit(self, table: Any, pieces: Sequence[Piece]) -> None:
         """One commit, tried again while the sink is away; then the source hears of it."""
         if self.commits and self.commits % GONE_EVERY == 0:
-            self._forgettable += self._source.gone(self._done)
+            self._forgettable += self._gone()
         commit = Commit(self._number + 1, uuid4().hex, tuple(pieces), tuple(self._forgettable))
         commit.apply(self._done)
         until = time.monotonic() + self._options.sink_patience

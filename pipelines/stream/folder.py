@@ -18,12 +18,17 @@ from ..bulk.errors import CorruptInput
 from ..bulk.rows import BATCH_BYTES, pieces, read_batches
 from ..bulk.schema import check_text_column, drift
 from ..bulk.source import SUFFIXES, SourceFile, Storage, read_footer
+from .absences import Absences
 from .done import Done, Piece
 from .errors import StreamError
 from .source import Backlog, Batch
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 60.0
+"""Seconds for which the folder may be away."""
+REMEMBERED = 600.0
+"""Seconds for which a file must be away until it is forgotten that it was read."""
 POLL = 1.0
 """Seconds between two looks into the folder; with a slow file system as many as ten looks take."""
 SETTLE = 10.0
@@ -82,8 +87,8 @@ class FolderSource:
         self.broken: dict[str, str] = {}
         """File → why it can't be read: nothing of it comes, and it is looked at again when it changes."""
         self._stuck: dict[str, tuple[int, float, float]] = {}
-        self._left: dict[str, int] = {}
         self._waiting: tuple[int, float | None] = (0, None)
+        self._absent, self._left = Absences(REMEMBERED), Absences(REMEMBERED)
         self._list()
 
     @property
@@ -95,8 +100,11 @@ class FolderSource:
         given, finished = Done(done.ranges()), set[str]()
         while not stopped.is_set():
             begun = time.monotonic()
-            there = self._list()
-            finished &= {file.name for file in there}
+            there = self._list_patiently(stopped)
+            names = {file.name for file in there}
+            finished &= names
+            for name in self._left.for_long(given.partitions() - names, begun):
+                given.forget(name)
             new = [file for file in there if file.name not in finished and self._worth_a_look(file)]
             for place, file in enumerate(new):
                 self._waiting = (len(new) - place, file.modified)
@@ -115,8 +123,10 @@ class FolderSource:
         return ()
 
     def gone(self, done: Done) -> set[str]:
-        """Partitions in `done` whose file is not there any more: they need not be remembered."""
-        return done.partitions() - {file.name for file in self._list()}
+        """Partitions in `done` whose file has been away for long: they need not be remembered. A folder that is not
+        mounted looks empty, and its files come back."""
+        there = {file.name for file in self._list()}
+        return self._absent.for_long(done.partitions() - there, time.monotonic())
 
     def backlog(self) -> Backlog:
         """In files, not in records: how many records a file has is known when it is opened."""
@@ -125,6 +135,21 @@ class FolderSource:
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _list_patiently(self, stopped: threading.Event) -> list[Found]:
+        """The same, while the file system is away for a while; nothing once `stopped`. Raises StreamError."""
+        until = time.monotonic() + PATIENCE
+        while not stopped.is_set():
+            try:
+                return self._list()
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise StreamError(
+                        f"{self._storage.url(self._root)} can't be read for {PATIENCE:g} s: {error}"
+                    ) from error
+                logger.warning("%s can't be read now: %s", self._storage.url(self._root), error)
+                stopped.wait(POLL)
+        return []
 
     def _list(self) -> list[Found]:
         """The oldest first. Raises StreamError when there is no such folder."""
@@ -154,8 +179,12 @@ class FolderSource:
                     yield Batch(rows, (piece,), file.modified or time.time())
         except Broken as error:
             self._note(file, str(error))
-        except FileNotFoundError:
-            return  # it was taken away between two looks
+        except FileNotFoundError:  # it was taken away between two looks
+            if any(True for _ in given.missing(file.name, 0, 1)):
+                return
+            logger.warning("%s was taken away before all of it was read", self._storage.url(file.path))
+        except OSError as error:
+            self._note(file, str(error))
         else:
             self._stuck.pop(file.name, None)
             self.broken.pop(file.name, None)

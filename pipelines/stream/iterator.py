@@ -13,10 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..bulk.rows import BATCH_BYTES
 from .done import Done, Piece
 from .errors import StreamError
 from .source import Backlog, Batch
 
+AHEAD = 64
+"""Records that are taken from the iterator before they are wanted."""
 WAIT = 0.1
 """Seconds that a batch waits for more records."""
 _POLL = 0.2
@@ -45,13 +48,13 @@ class IteratorSource:
 
     def batches(self, done: Done, most: int, stopped: threading.Event) -> Iterator[Batch | None]:
         """See Source. Raises what the iterator raises."""
-        queue: Queue[tuple[int, Any, float] | _End] = Queue(2 * most)
+        queue: Queue[tuple[int, Any, float] | _End] = Queue(min(most, AHEAD))
         thread = threading.Thread(
             target=self._pump, args=(queue, stopped), name="idlegrid-stream-iterator", daemon=True
         )
         thread.start()
         held: list[tuple[int, Any, float]] = []
-        since = 0.0
+        since, size = 0.0, 0
         while not stopped.is_set():
             try:
                 item = queue.get(timeout=WAIT)
@@ -65,11 +68,14 @@ class IteratorSource:
                 if item.error is not None:
                     raise item.error
                 return
+            if self._schema is None:  # also of one that is in the sink: a restart finds the same columns
+                self._schema = self._batch([item]).rows.schema
             if done.has(self._name, item[0], item[0] + 1):
                 continue
             since = since if held else time.monotonic()
             held.append(item)
-            if len(held) >= most or time.monotonic() - since > WAIT:
+            size = _bytes(item[1]) + (size if len(held) > 1 else 0)
+            if len(held) >= most or size >= BATCH_BYTES or time.monotonic() - since > WAIT:
                 yield self._batch(held)
                 held = []
 
@@ -113,9 +119,9 @@ class IteratorSource:
             batch = pa.RecordBatch.from_pylist(rows, schema=self._schema)
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise StreamError(
-                f"records {held[0][0]} to {held[-1][0]} of {self._name!r} don't fit the columns before: {error}"
+                f"records {held[0][0]} to {held[-1][0]} of {self._name!r} don't fit the columns of the first one: "
+                f"{error}. Give them the same types (0.0, not 0; '' instead of None in the first)"
             ) from error
-        self._schema = batch.schema
         return Batch(batch, tuple(_runs(self._name, [number for number, _, _ in held])), held[0][2])
 
     def _row(self, number: int, record: Any) -> Mapping[str, Any]:
@@ -138,6 +144,12 @@ async def _give_async(records: AsyncIterable[Any], put: Any) -> None:
         if not await asyncio.to_thread(put, (number, record, time.time())):
             return
         number += 1
+
+
+def _bytes(record: Any) -> int:
+    """About how large it is: of texts and bytes, which are what is large."""
+    values = record.values() if isinstance(record, Mapping) else (record,)
+    return sum(len(value) for value in values if isinstance(value, str | bytes))
 
 
 def _runs(partition: str, numbers: list[int]) -> Iterator[Piece]:

@@ -66,17 +66,32 @@ class CommitLog:
     def check_mine(self, commit: Commit) -> None:
         """Raise Overtaken unless the commit of this number that is there is this one."""
         name = self.name(commit.number)
-        if self._read(self.target, name)[0].token != commit.token:
+        try:
+            token = self._read(self.target, name)[0].token
+        except FileNotFoundError:  # it was, and was taken away
+            token = ""
+        if token != commit.token:
             raise Overtaken(
                 f"another process wrote {name} into {self.target.url}: one stream has one process at a time"
             )
 
+    def covered(self, commit: Commit) -> bool:
+        """Whether a snapshot covers this number: then its file may have been taken away, and its name be free."""
+        try:
+            self.target.size(_snapshot(-(-commit.number // SNAPSHOT_EVERY) * SNAPSHOT_EVERY))
+        except FileNotFoundError:
+            return False
+        return True
+
     def added(self, commit: Commit, records: int, done: Done) -> None:
         """A commit is there. Writes a snapshot now and then."""
-        self._records += records
         if commit.number % SNAPSHOT_EVERY == 0:
-            kept = {"number": commit.number, "records": self._records, "done": done.ranges()}
-            self.target.create(f"_snapshot-{commit.number:012d}.json", json.dumps(kept).encode())
+            self._keep(commit.number, self._records + records, done)
+        self._records += records
+
+    def _keep(self, number: int, records: int, done: Done) -> None:
+        kept = {"number": number, "records": records, "done": done.ranges()}
+        self.target.create(_snapshot(number), json.dumps(kept).encode())
 
     def _state(self, facts: Mapping[str, Any]) -> State:
         snapshots = sorted(name for name in self.target.names() if name.startswith("_snapshot-"))
@@ -92,7 +107,13 @@ class CommitLog:
                 )
             commit.apply(done)
             number, records = commit.number, records + added
+            if number % SNAPSHOT_EVERY == 0:  # whoever wrote the commit died before: no snapshot is ever left out
+                self._keep(number, records, done)
         return State(number, done, records, facts)
 
     def _ours(self, name: str) -> bool:
         return name == STREAM or name.startswith((self._prefix, "_snapshot-", "."))
+
+
+def _snapshot(number: int) -> str:
+    return f"_snapshot-{number:012d}.json"

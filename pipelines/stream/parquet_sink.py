@@ -14,9 +14,9 @@ from ..bulk.errors import BulkError
 from ..bulk.source import read_footer
 from ..bulk.target import Target, sync
 from .done import Done
-from .errors import StreamError
+from .errors import Overtaken, StreamError
 from .log import CommitLog, open_folder
-from .sink import Commit, State
+from .sink import Commit, State, shown
 
 KEY = b"idlegrid.stream"
 """Footer entry with a part's commit, as JSON."""
@@ -52,8 +52,13 @@ class ParquetSink:
             )
             sync(scratch)
             failpoint("stream.part.written")
-            if not self._target.publish(scratch, name):
+            if self._log.covered(commit) or not self._target.publish(scratch, name):
                 self._log.check_mine(commit)
+            elif self._log.covered(commit):  # this process was frozen between its look and its writing
+                self._target.remove(name)
+                raise Overtaken(
+                    f"another process came further in {self._target.url}: {name} was written and taken away"
+                )
         failpoint("stream.part.published")
         self._log.added(commit, rows.num_rows, done)
 
@@ -66,7 +71,7 @@ class ParquetSink:
         if not schema.equals(self._schema):
             raise StreamError(
                 f"these records don't have the columns of those in {self._target.url}: "
-                f"{_shown(schema)} is not {_shown(self._schema)}. One stream has one schema"
+                f"{shown(schema)} is not {shown(self._schema)}. One stream has one schema"
             )
 
     def _kept_schema(self) -> Any:
@@ -87,7 +92,3 @@ def _read(target: Target, name: str) -> tuple[Commit, int]:
     except (BulkError, KeyError, ValueError) as error:
         raise StreamError(f"{where} is no part of a stream, or damaged: {error!r}") from error
     return Commit.parse(document), int(metadata.num_rows)
-
-
-def _shown(schema: Any) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)

@@ -36,7 +36,7 @@ def open_source(
     if isinstance(source, str | Path):
         url = str(source)
         if url.startswith(SCHEMES):
-            return RedisSource(url, column=column, endless=endless)
+            return RedisSource(url, column=column, endless=endless, text=spec.job_type in TEXT_TYPES)
         if files:
             suffixes = tuple(f".{one.lower().lstrip('.')}" for one in files)
             whole = WholeFiles(column, suffixes, text=spec.job_type in TEXT_TYPES)

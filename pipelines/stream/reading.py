@@ -13,12 +13,21 @@ class Reader:
     """Hands over batches, each against a permit. Who has taken a batch for good gives its permit back."""
 
     def __init__(
-        self, source: Source, done: Done, *, most: int, permits: int, take: Callable[[Batch | None], None]
+        self,
+        source: Source,
+        done: Done,
+        *,
+        most: int,
+        permits: int,
+        most_bytes: int,
+        take: Callable[[Batch | None], None],
     ) -> None:
-        """`done`: as it is now; it may change later. `take` is called in the reader's thread, at the end with None."""
+        """`done`: as it is now; it may change later. `most_bytes`: of batches that are held; beyond it one at most is
+        read. `take` is called in the reader's thread, at the end with None."""
         self._source, self._most, self._take = source, most, take
         self._done = Done(done.ranges())
         self._permits, self._held = permits, 0
+        self._most_bytes, self._bytes = most_bytes, 0
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self.ended = False
@@ -28,11 +37,11 @@ class Reader:
         self._thread = threading.Thread(target=self._run, name="idlegrid-stream-reader", daemon=True)
         self._thread.start()
 
-    def give_back(self, *, permits: int | None = None) -> None:
-        """A batch is in the sink. `permits`: how many there are from now on."""
+    def give_back(self, batch: Batch) -> None:
+        """It is in the sink."""
         with self._changed:
             self._held -= 1
-            self._permits = self._permits if permits is None else permits
+            self._bytes -= batch.rows.nbytes
             self._changed.notify()
 
     def allow(self, permits: int) -> None:
@@ -61,6 +70,7 @@ class Reader:
                     return
                 with self._changed:
                     self._held += 1
+                    self._bytes += batch.rows.nbytes
                 self._take(batch)
         except BaseException as error:  # noqa: BLE001 - raised by who controls the stream
             self.error = error
@@ -71,5 +81,8 @@ class Reader:
     def _permit(self) -> bool:
         """Wait until one more batch may be read. False: stopped."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped.is_set() or self._held < self._permits)
+            self._changed.wait_for(lambda: self._stopped.is_set() or self._room())
         return not self._stopped.is_set()
+
+    def _room(self) -> bool:
+        return self._held < self._permits and self._bytes < self._most_bytes

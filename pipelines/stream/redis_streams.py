@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+from base64 import b64encode
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import date
+from datetime import time as dt_time
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
+from .absences import Absences
 from .done import Done, Piece
 from .errors import Overtaken, StreamError
 from .sink import Commit, State, check_same
@@ -20,6 +25,8 @@ BLOCK_MS = 500
 """How long a read waits for an entry."""
 RETRY = 0.5
 """Seconds between two tries while the server is away."""
+REMEMBERED = 5.0
+"""Seconds for which an acknowledged entry is remembered: longer than a server with `appendfsync everysec` forgets."""
 SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
 
 
@@ -61,15 +68,24 @@ class RedisSource:
     """
 
     def __init__(
-        self, url: str, *, column: str, group: str = "idlegrid", consumer: str = "stream", endless: bool = True
+        self,
+        url: str,
+        *,
+        column: str,
+        group: str = "idlegrid",
+        consumer: str = "stream",
+        endless: bool = True,
+        text: bool = True,
     ) -> None:
-        """`column`: the field that is wanted of each entry. `endless=False`: ends when there is no new entry.
-
-        Raises StreamError.
+        """`column`: the field that is wanted of each entry, `text` or bytes. `endless=False`: ends when there is no new
+        entry. Raises StreamError.
         """
         server, self._stream, options = parse_url(url)
         self._group, self._consumer = options.get("group", group), options.get("consumer", consumer)
-        self._column, self._endless = column, endless
+        self._column, self._endless, self._text = column, endless, text
+        self._unacknowledged: list[str] = []
+        self._acknowledged: deque[tuple[float, list[str]]] = deque()
+        self._absent = Absences(REMEMBERED)
         self._where = f"{_public(server)}?stream={self._stream}"
         self._client = connect(server)
         import redis
@@ -123,27 +139,37 @@ class RedisSource:
         for row, (_, fields) in enumerate(entries):
             value = fields.get(self._column.encode())
             try:
-                values.append(None if value is None else value.decode())
+                values.append(value.decode() if value is not None and self._text else value)
             except UnicodeDecodeError as error:
                 values.append(None)
                 refused[row] = f"invalid UTF-8: {error.reason} at byte {error.start}"
             if value is None:
                 refused[row] = f"the entry has no field {self._column!r}"
         ids = [key.decode() for key, _ in entries]
-        rows = pa.RecordBatch.from_pydict({"entry": ids, self._column: pa.array(values, pa.string())})
+        kind = pa.string() if self._text else pa.binary()
+        rows = pa.RecordBatch.from_pydict({"entry": ids, self._column: pa.array(values, kind)})
         return Batch(rows, tuple(Piece(one, 0, 1) for one in ids), _when(ids[0]), refused)
 
     def settled(self, pieces: Sequence[Piece]) -> Sequence[str]:
-        """Acknowledges. While the server is away nothing is forgotten: the next process acknowledges."""
-        ids = [piece.partition for piece in pieces]
+        """Acknowledges, now or, if the server is away, with a later commit.
+
+        Forgotten is what was acknowledged some seconds ago: a server that dies may forget what it was told last, and
+        then gives these entries again.
+        """
+        self._unacknowledged += [piece.partition for piece in pieces]
+        now, old = time.monotonic(), list[str]()
         try:
-            self._client.xack(self._stream, self._group, *ids)
+            self._client.xack(self._stream, self._group, *self._unacknowledged)
         except self._gone_away:
             return ()
-        return ids
+        self._acknowledged.append((now, self._unacknowledged))
+        self._unacknowledged = []
+        while self._acknowledged and self._acknowledged[0][0] <= now - REMEMBERED:
+            old += self._acknowledged.popleft()[1]
+        return old
 
     def gone(self, done: Done) -> Collection[str]:
-        """Those that this consumer is not given any more: they were acknowledged."""
+        """Those that this consumer is not given any more: they were acknowledged, by an earlier process perhaps."""
         held = done.partitions()
         if not held:
             return ()
@@ -151,8 +177,10 @@ class RedisSource:
             pending = self._client.xpending_range(self._stream, self._group, "-", "+", len(held) + 1000, self._consumer)
         except self._gone_away:
             return ()
+        if len(pending) >= len(held) + 1000:
+            return ()
         mine = {one["message_id"].decode() for one in pending}
-        return held - mine if len(pending) < len(held) + 1000 else ()
+        return self._absent.for_long(held - mine, time.monotonic())
 
     def backlog(self) -> Backlog:
         """By the server's own count."""
@@ -262,4 +290,11 @@ class RedisSink:
 def _text(value: Any) -> str | bytes:
     if isinstance(value, str | bytes):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """What JSON does not know: instants as ISO 8601, bytes as Base64, everything else as its text."""
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | dt_time) else str(value)

@@ -92,3 +92,8 @@ def check_same(mine: Mapping[str, Any], kept: Mapping[str, Any], where: str) -> 
         raise StreamError(
             f"{where} holds another stream ({'; '.join(other)}): name another sink, or the same source and options"
         )
+
+
+def shown(schema: Any) -> str:
+    """A schema for people."""
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

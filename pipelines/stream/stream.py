@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Any, Self
 
+from ..bulk.errors import GridUnavailable
 from ..bulk.finding_out import find_out
 from ..bulk.operators import OperatorSpec
-from ..bulk.watch import Watch
+from ..bulk.watch import Patience, Watch
 from .callback import CallbackSink
-from .errors import StreamError
+from .errors import StreamError, StreamStopped
 from .flow import Flow, StreamOptions, StreamReport
 from .sink import Sink
 from .source import Source
 
+logger = logging.getLogger(__name__)
+
 _POLL = 0.2
-ROWS_AHEAD = 1024
-"""Rows that wait for who iterates over a stream."""
+_AHEAD = 2
+"""Commits that wait for who iterates over a stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,22 @@ class StreamStatus:
     """What it last had to say."""
 
 
+class _Impatient(Watch):
+    """Raises GridUnavailable once the stream is told to stop: before it began, there is nothing to finish."""
+
+    def __init__(
+        self, client: Any, patience: Patience, work: str, say: Callable[[str], None], stopped: threading.Event
+    ) -> None:
+        super().__init__(client, patience, work, say)
+        self._stopped = stopped
+
+    def look(self, keys: Iterable[str] = (), *, force: bool = False) -> bool:
+        """See Watch."""
+        if self._stopped.is_set():
+            raise GridUnavailable("the stream was stopped")
+        return super().look(keys, force=force)
+
+
 class Stream:
     """Begun when it is made. Iterate over it (only without a sink of your own), `wait` for it, or `stop` it."""
 
@@ -65,7 +85,7 @@ class Stream:
         self._client, self._source, self._spec, self._options = client, source, spec, options
         self._rows: Queue[list[dict[str, Any]] | None] | None = None
         if sink is None:
-            self._rows = Queue(2)
+            self._rows = Queue(_AHEAD)
             sink = CallbackSink(self._offer)
         self._sink, self._listen = sink, listen
         self._stopped = threading.Event()
@@ -79,7 +99,7 @@ class Stream:
     def status(self) -> StreamStatus:
         """How it is now."""
         flow, now = self._flow, time.time()
-        backlog = self._source.backlog() if flow is not None and self._state != "ended" else None
+        backlog = self._source.backlog() if flow is not None and self._state == "running" else None
         waits = [flow.flights.oldest if flow is not None else None, backlog.oldest if backlog is not None else None]
         oldest = min((since for since in waits if since is not None), default=None)
         return StreamStatus(
@@ -128,10 +148,11 @@ class Stream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Stops it and waits for its end."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stops it and waits for its end; not after Ctrl-C: what is not in the sink is done by a restart."""
         self.stop()
-        self._thread.join()
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self._thread.join()
 
     def _offer(self, rows: list[dict[str, Any]]) -> None:
         """Waits until somebody wants them; thrown away when the stream was stopped and nobody does."""
@@ -146,8 +167,12 @@ class Stream:
 
     def _say(self, notice: str) -> None:
         self._notice = notice
-        if self._listen is not None:
+        if self._listen is None:
+            return
+        try:
             self._listen(self.status())
+        except Exception:
+            logger.exception("who listens to a stream failed")
 
     def _run(self) -> None:
         try:
@@ -172,8 +197,14 @@ class Stream:
 
     def _flowing(self) -> StreamReport:
         options, spec = self._options, self._spec
-        watch = Watch(self._client, options.patience, spec.job_type, self._say)
-        found = find_out(self._client, spec, watch)
+        watch = _Impatient(self._client, options.patience, spec.job_type, self._say, self._stopped)
+        try:
+            found = find_out(self._client, spec, watch)
+        except GridUnavailable:
+            if self._stopped.is_set():
+                told = "it was stopped before a worker had told what the model is: nothing was read"
+                raise StreamStopped(told) from None
+            raise
         identity = {
             "source": dict(self._source.identity),
             "type": spec.job_type,
