@@ -163,7 +163,9 @@ def _stringlike(kind: Any) -> bool:
 
 
 def _plain_nested(kind: Any) -> bool:
-    """A list of strings or binaries: of the nested types, the one whose dictionaries can be cast back."""
+    """A list of strings or binaries, or a struct of flat fields (a file and its path): what `decode_array` can undo."""
+    if pa.types.is_struct(kind):
+        return all(not pa.types.is_nested(field.type) and not pa.types.is_dictionary(field.type) for field in kind)
     return bool(pa.types.is_list(kind) and _stringlike(kind.value_type))
 
 
@@ -183,6 +185,9 @@ def decode_array(array: Any, kind: Any) -> Any:
         return array.dictionary_decode().dictionary_encode().cast(kind)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if array.type != kind and pa.types.is_struct(kind):
+        fields = [decode_array(array.field(index), field.type) for index, field in enumerate(kind)]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
     return array if array.type == kind else array.cast(kind)
 
 
@@ -196,6 +201,8 @@ def decoded_bytes(array: Any) -> int:
         return int(pc.sum(pc.cast(lengths.take(array.indices), pa.int64())).as_py() or 0) + 4 * len(array)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return decoded_bytes(array.flatten()) + 4 * len(array)
+    if pa.types.is_struct(kind):
+        return sum(decoded_bytes(array.field(index)) for index in range(kind.num_fields))
     return int(array.nbytes)
 
 

@@ -72,6 +72,7 @@ EVERY_KIND = {
     "numbers": pa.array([[1, 2], None, []] * 100),
     "words": pa.array([["a", "b"], None, ["c", None]] * 100),
     "struct": pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}] * 100),
+    "file": pa.array([{"bytes": b"\x00 sound", "path": "a"}, None, {"bytes": None, "path": "b"}] * 100),
     "map": pa.array([[("k", "v")], None, []] * 100, pa.map_(pa.string(), pa.string())),
     "vector": pa.array([[1.0, 2.0], None, [3.0, 4.0]] * 100, pa.list_(pa.float32(), 2)),
     "deep": pa.array([[{"a": ["x"]}], None, []] * 100),
