@@ -136,7 +136,7 @@ def test_a_model_is_split_and_outlives_one_of_its_workers(tmp_path):
 class TestBulk:
     def test_it_stops_and_goes_on(self, bulk):
         stopped = shown(cell_with(bulk, "stop_soon(look)"))
-        assert "150 of 400 rows, 1 with an error" in stopped
+        assert "150 of 400 rows" in stopped
         assert "Stopped. The finished parts in" in stopped
         there = shown(cell_with(bulk, "sorted(path.name"))
         assert "_plan.json" in there
