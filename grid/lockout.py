@@ -42,7 +42,7 @@ class _Count:
 
 
 class Lockout:
-    """The counters of one process. `now`: seconds of any clock that only goes forward."""
+    """The counters of one process. `now`: seconds of any clock; a lock does not outlast one that is set back."""
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[str, str], _Count] = OrderedDict()
@@ -72,7 +72,7 @@ class Lockout:
 def _up(table: OrderedDict[_K, _Count], key: _K, most: int, now: float) -> float:
     """Count a failure; the seconds of the lock that holds against it. A lock begins with the last free failure."""
     count = table.get(key)
-    if count is None or now - count.since >= SECONDS:
+    if count is None or not 0 <= now - count.since < SECONDS:
         count = table[key] = _Count(0, now)
     table.move_to_end(key)
     if len(table) > MOST:

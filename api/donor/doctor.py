@@ -20,7 +20,7 @@ from ..tls import SCHEME
 from .certificate import OwnCertificate
 from .control import Control, NotRunning
 from .membership import Membership, Options
-from .proposing import likely_region
+from .proposing import in_clear, likely_region
 from .server import Away, Refused, Service
 from .state import Home, Kept
 
@@ -104,7 +104,7 @@ async def _reached(url: str, settings: Settings) -> list[Finding]:
         advice = "is the URL right, does the grid run, does a firewall let you out?"
         return [Finding("server", Health.PROBLEM, str(error), advice)]
     found = [Finding("server", Health.OK, f"{name} answers")]
-    if place.scheme == "http" and place.hostname not in ("localhost", "127.0.0.1", "::1"):
+    if in_clear(url):
         found.append(Finding("server tls", Health.NOTE, f"{name} is not encrypted", "ask its operator for https://"))
     if theirs is not None:
         found.append(clock_finding(theirs, datetime.now(UTC)))

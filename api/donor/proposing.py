@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -127,7 +128,16 @@ def explained(machine: Machine, settings: Settings, server: str, *, pull: bool) 
     else:
         yield f"  it joins the Dask cluster of {server}. Whoever runs that cluster can run code here, as you: do that"
         yield "  only with a grid that you trust like a colleague. With any other take --pull: there only data comes."
+    if in_clear(server):
+        yield f"  whoever sits between this machine and {server} can read what both say, this machine's keys included:"
+        yield "  ask its operator for https."
     yield "It stops at once with `gpu-worker pause`, and your own programs always come first."
+
+
+def in_clear(url: str) -> bool:
+    """Whether what is said to a server can be read on its way."""
+    place = urlsplit(url)
+    return place.scheme == "http" and place.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def limits_in_words(limits: Mapping[str, Any], *, gpu: bool) -> Iterator[str]:

@@ -55,7 +55,7 @@ WHERE id = :id AND incarnation = :incarnation AND status <> 'offline' RETURNING 
 ARRIVE = f"""
 UPDATE workers SET status = :status, last_heartbeat = {{now}}, paused_reason = :paused_reason, report = :report,
   incarnation = :incarnation
-WHERE id = :id RETURNING id, {HEARD}
+WHERE id = :id AND blocked_at IS NULL RETURNING id, {HEARD}
 """
 TOLD = "UPDATE workers SET commands = :commands WHERE id = :id"
 _COLUMNS = {

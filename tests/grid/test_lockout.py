@@ -54,6 +54,14 @@ def test_an_address_that_fails_for_everybody_is_not_listened_to():
     assert lockout.failed("w-1", B, 0.0) == 0.0
 
 
+def test_a_clock_that_is_set_back_locks_nobody_out_for_longer():
+    lockout = Lockout()
+    for _ in range(FAILURES):
+        lockout.failed("w-1", A, 1_000_000.0)
+    assert lockout.failed("w-1", A, 1_000_000.0) == SECONDS
+    assert lockout.failed("w-1", A, 1_000.0) == 0.0
+
+
 def test_what_is_remembered_is_bounded():
     lockout = Lockout()
     for number in range(MOST + 10):

@@ -50,6 +50,9 @@ def test_who_can_do_what_is_said_plainly():
     pulled = "\n".join(explained(NONE, Settings(name="attic"), "https://grid.example", pull=True))
     assert "can run code here, as you" in pushed
     assert "data, never code" in pulled
+    assert "https" not in pulled.replace("https://grid.example", "")
+    in_clear = "\n".join(explained(NONE, Settings(name="attic"), "http://grid.example", pull=True))
+    assert "can read what both say" in in_clear
     assert "no GPU" in pulled
 
 

@@ -327,6 +327,8 @@ def test_an_administrator_decides(store: Store):
     assert store.donors.block(made.worker_id, ME)
     assert store.donors.block(made.worker_id, ME)
     assert blocked()
+    assert beat(store, made.worker_id) is None, "not even one that came at the same moment"
+    assert store.donors.get(made.worker_id).worker.facts.status == "offline"
     assert store.donors.unblock(made.worker_id, ME)
     assert not blocked()
     assert store.donors.unlock(made.worker_id, ME)
