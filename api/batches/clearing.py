@@ -27,6 +27,7 @@ class Clearing:
         if now - self._looked < CLEAR_EVERY:
             return
         self._looked = now
+        self._folder.clear_abandoned()
         for batch_id, age in self._folder.batches():
             files = self._store.batches.ended(batch_id)
             if files is not None or age > STRANGE:

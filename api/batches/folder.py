@@ -19,8 +19,8 @@ CHUNK = 1024 * 1024
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 INPUT = "input"
 """A batch's input, among its parts."""
-ABANDONED = 86_400.0
-"""Seconds after which a file that nobody finished is removed."""
+ABANDONED = 3_600.0
+"""Seconds after which a file to which nothing more was written is removed, if nobody finished it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,12 @@ class FileFolder:
         self.root = root
 
     def open(self) -> None:
-        """Make the folder, for its owner alone, and remove what nobody finished."""
+        """Make the folder, for its owner alone."""
         for folder in (self.root, self._scratch, self.root / "parts"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def clear_abandoned(self) -> None:
+        """Remove what nobody finished: whoever wrote it was killed."""
         with os.scandir(self._scratch) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):

@@ -89,6 +89,20 @@ async def test_what_is_wanted_is_served_scaled_and_withdrawn(store, process):
     assert store.deployments.list() == [], "withdrawn and gone"
 
 
+async def test_it_is_settled_once_all_that_is_wanted_was_taken(store, process, monkeypatch):
+    """Until then a model that is not here may come: a batch would answer its requests with 404."""
+    follower, service = await process("one")
+    store.deployments.create(DeploymentSpec(model="a/b"), ME)
+    seen = []
+    deploy = service.deploy
+    monkeypatch.setattr(
+        service, "deploy", lambda wanted: (seen.append((follower.serving, follower.settled)), deploy(wanted))
+    )
+    await follower.look()
+    assert seen == [(True, False)]
+    assert follower.settled
+
+
 async def test_what_can_not_be_served_says_why(store, process):
     follower, service = await process("one")
     store.deployments.create(DeploymentSpec(model="a/b", engine="tortch"), ME)

@@ -27,6 +27,13 @@ class TargetContract:
         assert target.size("a") == 5
         assert target.names() == {"a"}
 
+    def test_what_is_removed_is_gone_and_its_name_free(self, target):
+        target.create("a", b"first")
+        target.remove("a")
+        target.remove("a")
+        assert target.names() == set()
+        assert target.create("a", b"second")
+
     def test_the_first_to_publish_a_name_keeps_it(self, target):
         target.create("plan", b"")
         with target.scratch("part") as mine, target.scratch("part") as twin:

@@ -7,7 +7,7 @@ from bulk_helpers import HashSpec
 from distributed import Client
 
 from idlegrid.grid.failpoints import VARIABLE
-from idlegrid.pipelines.stream import Stream
+from idlegrid.pipelines.stream import Stream, redis_streams
 from idlegrid.pipelines.stream.flow import StreamOptions
 from idlegrid.pipelines.stream.folder import FolderSource, ParquetRows
 from idlegrid.pipelines.stream.parquet_sink import ParquetSink
@@ -37,8 +37,9 @@ class TwoWritesSink(ParquetSink):
         return State(done=Done(json.loads(known.read_text())) if known.exists() else Done(), facts=facts)
 
 
-def run(scheduler, source, sink, failpoint=""):
-    """`source` and `sink`: kind and address."""
+def run(scheduler, source, sink, failpoint="", remembered=redis_streams.REMEMBERED):
+    """`source` and `sink`: kind and address. `remembered`: seconds for which acknowledged entries are."""
+    redis_streams.REMEMBERED = remembered
     if failpoint:
         os.environ[VARIABLE] = failpoint
     sources = {

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from bulk_helpers import HashSpec
@@ -134,3 +135,54 @@ def test_the_backlog_is_known(server, asks):
     assert backlog.records == 3
     assert abs(backlog.oldest - before) < PATIENCE
     source.close()
+
+
+def test_what_was_acknowledged_is_remembered_for_a_while(server, asks, monkeypatch):
+    """A source that dies may forget the last second of acknowledgements, and gives those entries again."""
+    source = RedisSource(f"{server.url}?stream=acknowledged", column="text")
+    pieces = [Piece(asks.xadd("acknowledged", {"text": str(n)}).decode(), 0, 1) for n in range(3)]
+    next(source.batches(Done(), 10, threading.Event()))
+    assert source.settled(pieces[:2]) == []
+    assert asks.xpending("acknowledged", "idlegrid")["pending"] == 1
+    held = Done({piece.partition: [(0, 1)] for piece in pieces})
+    assert not source.gone(held)
+    monkeypatch.setattr("idlegrid.pipelines.stream.redis_streams.REMEMBERED", 0.0)
+    assert source.settled(pieces[2:]) == [piece.partition for piece in pieces]
+    source.close()
+
+
+def test_acknowledgements_that_failed_are_made_up_for():
+    with ValkeyServer() as own:
+        asks = own.client()
+        source = RedisSource(f"{own.url}?stream=in", column="text")
+        pieces = [Piece(asks.xadd("in", {"text": str(n)}).decode(), 0, 1) for n in range(2)]
+        next(source.batches(Done(), 10, threading.Event()))
+        own.kill()
+        assert source.settled(pieces[:1]) == ()
+        own.start()
+        source.settled(pieces[1:])
+        assert asks.xpending("in", "idlegrid")["pending"] == 0
+        source.close()
+        asks.close()
+
+
+def test_entries_may_be_recordings(server, asks):
+    asks.xadd("sound", {"audio": b"RIFF\xff\xfe"})
+    source = RedisSource(f"{server.url}?stream=sound", column="audio", text=False)
+    batch = next(source.batches(Done(), 10, threading.Event()))
+    assert batch.rows["audio"].to_pylist() == [b"RIFF\xff\xfe"]
+    assert not batch.refused
+    source.close()
+
+
+def test_instants_and_bytes_in_lists_can_be_kept(server, asks):
+    import pyarrow as pa
+
+    sink = RedisSink(f"{server.url}?stream=kinds")
+    rows = pa.table({"at": [datetime(2026, 11, 21, 10, 0, tzinfo=UTC)], "parts": [[b"\xff"]]})
+    sink.open({"type": "t"}, {})
+    sink.commit(Commit(1, "mine", (Piece("a", 0, 1),)), rows, Done({"a": [(0, 1)]}))
+    ((_, fields),) = asks.xrange("kinds")
+    assert json.loads(fields[b"at"]) == "2026-11-21T10:00:00+00:00"
+    assert json.loads(fields[b"parts"]) == ["/w=="]
+    sink.close()
