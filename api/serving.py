@@ -23,6 +23,7 @@ from .http.jobs_door import JobDoor
 from .llm_serving import language_models, place_of
 from .oracle import SchedulerOracle
 from .parent import supervised
+from .patient_http import PatientProtocol
 from .ports import check_free
 from .quiet_server import QuietServer
 from .signals import Say
@@ -79,6 +80,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
         server = QuietServer(
             uvicorn.Config(
                 app,
+                http=PatientProtocol,
                 host=place.host,
                 port=place.port,
                 log_config=None,  # as everything else logs

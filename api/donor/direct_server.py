@@ -16,6 +16,7 @@ import uvicorn
 from ...grid.config import Settings
 from ...grid.config.donor import Direct
 from ...grid.credentials import Credentials
+from ..patient_http import PatientProtocol
 from .direct import Endpoint
 from .direct_work import CannotListen, Places
 from .spent_tickets import FILE, SpentTickets
@@ -64,6 +65,7 @@ class DirectServer:
     async def _serve(self) -> None:
         config = uvicorn.Config(
             self._make(),
+            http=PatientProtocol,
             lifespan="off",
             log_config=None,
             log_level="warning",

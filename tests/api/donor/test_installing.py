@@ -123,6 +123,12 @@ def test_systemd_finds_the_unit_well_shut(place):
     assert float(exposure[1]) < 5.0  # without the hardening it is above 9
 
 
+def test_the_unit_lets_decoders_give_up_their_network():
+    """What `actors.isolation.confinement.without_network` asks of the system, and no other namespace."""
+    allowed = dict(line.split("=", 1) for line in unit_text().splitlines() if "=" in line and line[0] != "#")
+    assert set(allowed["RestrictNamespaces"].split()) == {"user", "net"}
+
+
 def test_the_unit_under_deploy_is_the_usual_one():
     assert (DEPLOY / "gpu-worker.service").read_text() == unit_text()
 

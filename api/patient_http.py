@@ -1,0 +1,42 @@
+"""HTTP connections that are given up when no request comes on them: uvicorn alone keeps a silent one for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+PATIENCE = 30.0
+"""Seconds in which the head of the first request must have come; of the next one, at most twice that."""
+
+
+class Patience:
+    """Mixed into a protocol of uvicorn. What a body and an answer may take is for whoever takes the request."""
+
+    patience = PATIENCE
+    _next: asyncio.TimerHandle | None = None
+    _before: Any = None
+    """The latest request when the connection was looked at before."""
+
+    def connection_made(self: Any, transport: Any) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(transport)  # type: ignore[misc]
+        self._next = self.loop.call_later(self.patience, self._look)
+
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._next.cancel()
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def _look(self: Any) -> None:
+        asked = self.cycle
+        if asked is self._before and (asked is None or asked.response_complete):
+            self.transport.close()
+            return
+        self._before = asked
+        self._next = self.loop.call_later(self.patience, self._look)
+
+
+class PatientProtocol(Patience, AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """uvicorn's usual protocol, which is never patient without end."""
