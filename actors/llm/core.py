@@ -154,8 +154,9 @@ class EngineCore:
         mending, self._mending = self._mending, None
         if mending is None or (error := mending.exception()) is None:
             return []
-        why = str(error) if isinstance(error, NotMended) else type(error).__name__
-        logger.error("the chain could not be mended: %s", why, exc_info=error)
+        foreseen = isinstance(error, NotMended)
+        why = str(error) if foreseen else type(error).__name__
+        logger.error("the chain could not be mended: %s", why, exc_info=None if foreseen else error)
         return self.abort_all(FinishReason.ERROR, f"the model's chain broke: {why}")
 
     # ---- what a step gave

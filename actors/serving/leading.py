@@ -95,7 +95,7 @@ class Leader:
     # ---- on the loop
 
     async def _open(self, head: Head) -> Failover:
-        patience = Patience(mend=self._spec.mend, join=self._spec.pace.patience)
+        patience = Patience(mend=self._spec.mend, join=max(Patience().join, self._spec.pace.patience))
         return await Failover(head, self._places(self._members), self._replace, patience=patience).open()
 
     async def _arrange(self, version: int, members: Sequence[Member]) -> None:

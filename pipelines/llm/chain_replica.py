@@ -21,6 +21,7 @@ from ...actors.serving.errors import ChannelLost
 from ...actors.serving.shard_words import LeadSpec
 from ...actors.serving.status import HostState
 from .chain_lead import ChainLead
+from .chain_looks import Looks
 from .deployment import Deployment, Held, Phase, Replica
 from .link import GridLink
 from .live_stage import LiveStage, StageLost
@@ -63,11 +64,13 @@ class ChainReplica:
         self._stages: list[LiveStage] = []
         self._lead: ChainLead | None = None
         self._version, self._asked, self._failures = 0, 0, 0
+        self._uncovered = False
         self._arranged: Sequence[LiveStage] = ()
         self._doubted: frozenset[LiveStage] = frozenset()
         """What the chain had lost, it said, the last time."""
         self._looked = self._improved = time.monotonic()
         self._wake = asyncio.Event()
+        self._looks = Looks(self._wake.set)
         self._leaving: set[asyncio.Task[None]] = set()
         self._phase, self._since, self._why = Phase.PLACING, time.monotonic(), ""
         self._ready_at: float | None = None
@@ -98,6 +101,12 @@ class ChainReplica:
         if self._phase is not Phase.READY or channel is None or channel.lost is not None:
             return None
         return channel if channel.status.state is HostState.READY else None
+
+    @property
+    def lacking(self) -> bool:
+        """There are no donors for some of its layers, and none that load them."""
+        taken = any(one.phase is not Phase.PLACING for one in self._staging.coming)
+        return self._uncovered and not taken and self._phase is Phase.PLACING
 
     def view(self, now: float) -> Replica:
         """As the rules see it. That donors leave is the replica's own business."""
@@ -132,6 +141,7 @@ class ChainReplica:
 
     async def _free(self) -> None:
         """Give all places back. Who leads first: readers are told to go on elsewhere before their stages are gone."""
+        await self._looks.close()
         stages, self._stages = self._stages, []
         await asyncio.gather(*(one.release() for one in stages if self._lead and one is self._lead.stage))
         await self._detach()
@@ -166,32 +176,30 @@ class ChainReplica:
             try:
                 self._stages = await self._staging.cover(None, frozenset())
             except Uncovered as error:
+                self._uncovered = True
                 self._say(str(error))
                 await asyncio.sleep(LOOK * random.uniform(0.5, 1.5))  # noqa: S311 - others may wait for the same donors
             else:
+                self._uncovered = False
                 self._enter(Phase.LOADING)
                 return
 
     async def _attend(self) -> None:
         """One look at the chain, and what is due."""
-        if self._lead is None:
+        if self._lead is None and not self._looks:
             await self._connect()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK):
                 await self._wake.wait()
         self._wake.clear()
-        lost = {**await self._lead_lost(), **await self._asked_for(), **await self._silent()}
+        lost = {**await self._lead_lost(), **await self._asked_for(), **self._silent()}
         if lost:
             await self._repair(lost)
-        elif leaving := [one for one in self._stages if self._leaves(one)]:
+        elif leaving := [one for one in self._stages if one.leaves(self._patience.notice)]:
             await self._relieve(leaving)
         elif time.monotonic() - self._improved > IMPROVE:
             self._improved = time.monotonic()
             await self._improve()
-
-    def _leaves(self, stage: LiveStage) -> bool:
-        closes = stage.standing.closes_in
-        return bool(stage.standing.leaving) or (closes is not None and closes < self._patience.notice)
 
     # ---- what is lost
 
@@ -218,15 +226,12 @@ class ChainReplica:
             await self._connect()
         return dict.fromkeys(lost, wanted.why)
 
-    async def _silent(self) -> Mapping[LiveStage, str]:
-        """Stages that don't answer any more. All are asked how they are, if it is time."""
-        now = time.monotonic()
-        if now - self._looked < LOOK:
-            return {}
-        self._looked = now
-        stages = list(self._stages)
-        ends = await asyncio.gather(*(one.look(self._patience.silence) for one in stages), return_exceptions=True)
-        return {one: str(end) for one, end in zip(stages, ends, strict=True) if isinstance(end, StageLost)}
+    def _silent(self) -> Mapping[LiveStage, str]:
+        """Stages that don't answer any more. All are asked how they are, if it is time; nobody waits for them."""
+        if time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            self._looks.ask(self._stages, self._patience.silence)
+        return {one: why for one, why in self._looks.lost().items() if one in self._stages}
 
     async def _repair(self, lost: Mapping[LiveStage, str]) -> None:
         """Others take the layers of those that are lost; if nobody can, what lives waits, or ends to be cut anew."""
@@ -242,6 +247,7 @@ class ChainReplica:
                     self._sort()
             except Uncovered as error:
                 await self._endure(str(error))
+        self._uncovered = False
         await self._connect()
 
     async def _endure(self, why: str) -> None:
@@ -250,12 +256,13 @@ class ChainReplica:
         with contextlib.suppress(Uncovered):
             if self._stages and await self._staging.possible(self._stages):
                 raise ReplicaEnded(f"it is cut anew: {why}")
+        self._uncovered = True
         self._enter(Phase.PLACING)
         if self._lead is not None and (wanted := self._lead.wanted) is not None:
             with contextlib.suppress(StageLost):
                 await self._lead.stage.call("give_up", wanted.number, why, within=self._patience.start)
         await asyncio.sleep(LOOK)
-        for stage, said in (await self._silent()).items():
+        for stage, said in self._silent().items():
             self._staging.shun(stage.donor_id, said)
             self._drop(stage)
             if self._lead is not None and stage is self._lead.stage:

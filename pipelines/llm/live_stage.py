@@ -109,6 +109,11 @@ class LiveStage:
         finally:
             task.cancel()
 
+    def leaves(self, notice: float) -> bool:
+        """Whether its donor wants to, or its window closes within `notice` seconds, as it said last."""
+        closes = self.standing.closes_in
+        return bool(self.standing.leaving) or (closes is not None and closes < notice)
+
     async def look(self, within: float) -> None:
         """Ask how its donor is. Raises StageLost when it isn't there or says nothing."""
         self.standing = await self.call("standing", within=within)

@@ -24,6 +24,8 @@ GRACE = 2.0
 """Seconds that an engine may be late with its own word on a request whose time is over."""
 ASK_AGAIN = 0.25
 """Seconds after which a replica that had no room is asked again."""
+LACK = 8.0
+"""Seconds that a request waits at a stretch while no donors are there that could hold the model."""
 
 
 class Serves(Protocol):
@@ -46,6 +48,10 @@ class Fleet(Protocol):
     changed: Notice
     closed: bool
 
+    @property
+    def lacking(self) -> bool:
+        """No replica serves, and none is on its way: there are no donors that could hold one now."""
+
     def replicas(self) -> Sequence[Serves]:
         """Those that are there."""
 
@@ -55,6 +61,19 @@ class Fleet(Protocol):
 
 class NoReplica(EngineClosed):
     """No replica took the request in time; the message says why. It was not accepted."""
+
+
+class Lack:
+    """How long nobody could hold the model, at a stretch, while one request waits."""
+
+    def __init__(self, fleet: Fleet, limit: float) -> None:
+        """`limit`: seconds."""
+        self._fleet, self._limit, self._since = fleet, limit, float("inf")
+
+    def lasts(self, now: float) -> bool:
+        """Whether it has lasted too long. To be asked again and again."""
+        self._since = min(self._since, now) if self._fleet.lacking else float("inf")
+        return now - self._since >= self._limit
 
 
 @dataclass(slots=True)
@@ -80,14 +99,14 @@ class _Trip:
 class Router:
     """Routes among the replicas of one deployment. Belongs to one event loop."""
 
-    def __init__(self, fleet: Fleet, *, patience: float = 60.0, most_losses: int = 3) -> None:
-        """`patience`: seconds that a request waits for a replica that could take it. `most_losses`: so many replicas
-        may be lost under one request: it might be what kills them.
+    def __init__(self, fleet: Fleet, *, patience: float = 60.0, lack: float = LACK, most_losses: int = 3) -> None:
+        """`patience`: seconds that a request waits for a replica that could take it; `lack`: while nobody could hold
+        one. `most_losses`: so many replicas may be lost under one request: it might be what kills them.
         """
         self.losses = 0
         """How often a request lost its replica under way and had to go on elsewhere."""
         self._fleet = fleet
-        self._patience, self._most_losses = patience, most_losses
+        self._patience, self._lack, self._most_losses = patience, lack, most_losses
         self._service = uuid.uuid4().hex[:8]
 
     async def generate(
@@ -159,8 +178,9 @@ class Router:
     async def _find(self, trip: _Trip) -> tuple[Serves, Channel]:
         """A replica that may take the request; waits for one. Raises NoReplica or QueueFull."""
         loop = asyncio.get_running_loop()
-        give_up_at = min(loop.time() + self._patience, trip.ends_at or float("inf"))
-        while (left := give_up_at - loop.time()) > 0 and not self._fleet.closed:
+        since, lack = loop.time(), Lack(self._fleet, self._lack)
+        give_up_at = min(since + self._patience, trip.ends_at or float("inf"))
+        while (left := give_up_at - loop.time()) > 0 and not self._fleet.closed and not lack.lasts(loop.time()):
             serving = {
                 one.epoch: (one, channel) for one in self._fleet.replicas() if (channel := one.serving) is not None
             }
@@ -171,16 +191,17 @@ class Router:
                 raise trip.full
             await self._fleet.changed.wait(min(left, ASK_AGAIN))
             trip.refused.clear()
-        raise NoReplica(self._told(trip))
+        raise NoReplica(self._told(trip, loop.time() - since))
 
     def _reason(self, trip: _Trip) -> FinishReason:
         over = trip.ends_at is not None and asyncio.get_running_loop().time() >= trip.ends_at
         return FinishReason.TIMEOUT if over else FinishReason.ERROR
 
-    def _told(self, trip: _Trip) -> str:
+    def _told(self, trip: _Trip, waited: float) -> str:
         lost = f"its replica was lost ({trip.losses[-1]}), and " if trip.losses else ""
         why = self._fleet.why() or "all are busy"
-        return f"{lost}no replica could take it{'' if self._fleet.closed else f' within {self._patience:g} s'}: {why}"
+        within = "" if self._fleet.closed else f" within {max(1, round(waited))} s"
+        return f"{lost}no replica could take it{within}: {why}"
 
 
 def _candidate(replica: Serves, channel: Channel) -> Candidate:

@@ -23,7 +23,7 @@ from .deployment import Deployment, Held, Phase
 from .link import GridLink
 from .model_shape import local_layers
 from .reconcile import Patience
-from .router import NoReplica, Router
+from .router import ASK_AGAIN, LACK, Lack, NoReplica, Router
 from .supervisor import AnyReplica, Supervisor
 from .tokens import local_codec
 
@@ -90,17 +90,19 @@ class LlmService:
         *,
         patience: Patience | None = None,
         wait: float = 60.0,
+        lack: float = LACK,
         security: Security | None = None,
         must_answer: bool = True,
     ) -> None:
         """`grid`: the scheduler's address, or an asynchronous Dask client of this loop. `wait`: seconds that a request
-        waits for a replica, at its beginning and when it lost one. `must_answer`: whether it is an error when no
-        scheduler answers at first; else nobody waits for it.
+        waits for a replica, at its beginning and when it lost one; `lack`: at a stretch, while no donors are there that
+        could hold the stages of one. `must_answer`: whether it is an error when no scheduler answers at first; else
+        nobody waits for it.
         """
         self._must_answer = must_answer
         self._link = GridLink(grid, security=security)
         self._deployments = tuple(deployments)
-        self._patience, self._wait = patience, wait
+        self._patience, self._wait, self._lack = patience, wait, lack
         self._models: dict[str, _Model] = {}
 
     async def __aenter__(self) -> Self:
@@ -127,7 +129,7 @@ class LlmService:
         if deployment.model in self._models:
             raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
         supervisor = Supervisor(deployment, self._link, self._patience)
-        router = Router(supervisor, patience=self._wait)
+        router = Router(supervisor, patience=self._wait, lack=self._lack)
         layers = asyncio.create_task(asyncio.to_thread(local_layers, deployment.spec().model))
         self._models[deployment.model] = _Model(supervisor, router, layers)
         supervisor.start()
@@ -211,17 +213,14 @@ class LlmService:
 
     async def _serving(self, model: _Model) -> Channel:
         """The way to any replica that serves; waits for one. Raises NoReplica."""
-        supervisor = model.supervisor
-        try:
-            async with asyncio.timeout(self._wait):
-                while not supervisor.closed:
-                    for replica in supervisor.replicas():
-                        if (channel := replica.serving) is not None:
-                            return channel
-                    await supervisor.changed.wait()
-        except TimeoutError:
-            pass
-        raise NoReplica(f"no replica within {self._wait:g} s: {supervisor.why()}")
+        supervisor, loop = model.supervisor, asyncio.get_running_loop()
+        since, lack = loop.time(), Lack(model.supervisor, self._lack)
+        while (waited := loop.time() - since) < self._wait and not supervisor.closed and not lack.lasts(loop.time()):
+            for replica in supervisor.replicas():
+                if (channel := replica.serving) is not None:
+                    return channel
+            await supervisor.changed.wait(min(self._wait - waited, ASK_AGAIN))
+        raise NoReplica(f"no replica within {max(1, round(waited))} s: {supervisor.why()}")
 
     async def _ask(self, name: str, what: str, *args: Any) -> Any:
         model = self._model(name)

@@ -39,7 +39,7 @@ class Staging:
         """`excluded`: donors that get no stage."""
         self.coming: list[LiveStage] = []
         """Stages that are being placed or loaded."""
-        self.pace = Pace(silence=patience.silence / 2, patience=patience.silence)
+        self.pace = Pace(silence=patience.hop, patience=patience.hop)
         self._deployment, self._excluded, self._link, self._patience = deployment, excluded, link, patience
         self._split = Split(deployment.stages or 0, deployment.layers)
         self._sizes: Sizes | None = None

@@ -69,6 +69,12 @@ class Supervisor:
         now = self._clock()
         return [one.view(now) for one in self._replicas.values()]
 
+    @property
+    def lacking(self) -> bool:
+        """No replica serves, and none is on its way: there are no donors that could hold its stages now."""
+        replicas = self._replicas.values()
+        return bool(replicas) and all(isinstance(one, ChainReplica) and one.lacking for one in replicas)
+
     def why(self) -> str:
         """Why fewer replicas serve than are wanted, in a sentence; empty when all do."""
         if self.closed:

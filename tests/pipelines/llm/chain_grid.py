@@ -20,7 +20,7 @@ from idlegrid.scheduler_plugins.scheduler import GridScheduler
 
 MODEL = "idlegrid-tiny"
 LAYERS = 6
-CALM = Patience(start=60, load=60, silence=30, stall=120, drain=30, cool=0.5, cool_most=2, mend=60)
+CALM = Patience(start=60, load=60, silence=30, stall=120, drain=30, cool=0.5, cool_most=2, mend=60, hop=15)
 """A busy machine is no reason to think anybody dead; who is killed says so at once."""
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(

@@ -1,6 +1,8 @@
 """Models in stages, served from real worker processes: the tokens of the whole model, whoever comes, leaves or dies."""
 
 import asyncio
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -132,6 +134,53 @@ async def test_a_stage_that_is_killed_in_mid_answer_makes_a_pause_and_nothing_el
         assert before.keys() - after.keys() == {victim}
         assert len(set(reader.taken_by)) == 1 + (layers.stop == LAYERS)
         assert (await served(service)).losses == (layers.stop == LAYERS)
+        grid.join(victim)
+    await grid.idle()
+
+
+async def test_a_stage_that_hangs_is_replaced_while_it_hangs(grid, right):
+    """S6: its neighbours miss it, and nobody waits for what it is asked besides."""
+    await grid.whole(*"abcd")
+    patience = replace(CALM, hop=0.5, silence=600)
+    async with LlmService(grid.scheduler.address, [split(3)], patience=patience) as service:
+        await ready(service, 1, MODEL)
+        victim = next(donor for donor, its in held(service).items() if its.start == 2)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        os.kill(grid.processes[victim].pid, signal.SIGSTOP)
+        try:
+            assert (await reader.ended()).reason is FinishReason.LENGTH
+            assert victim not in held(service)
+        finally:
+            os.kill(grid.processes[victim].pid, signal.SIGCONT)
+        assert reader.tokens == right["drawn"]
+        await service.withdraw(MODEL)
+        await grid.idle()
+
+
+async def test_where_nobody_can_replace_a_stage_its_requests_end_soon_with_the_layers_and_later_ones_go_on(grid, right):
+    """S7. A service has a minute for donors that are on their way, and seconds where there are none."""
+    await grid.whole(*"abcd")
+    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM, wait=600, lack=1) as service:
+        await ready(service, 1, MODEL)
+        [spare] = set("abcd") - held(service).keys()
+        await control(grid, spare, "pause")
+        victim = next(donor for donor, its in held(service).items() if its.start == 2)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.kill(victim)
+        end = await reader.ended()
+        assert end.reason is FinishReason.ERROR
+        assert "layers 2-3 of 0-5 have no holder" in end.error
+        assert right["drawn"][: len(reader.tokens)] == reader.tokens
+        with pytest.raises(NoReplica, match="layers 2-3 of 0-5 have no holder"):
+            await Reader(service, drawing("s"), MODEL).ended()
+        kept = held(service)
+        await control(grid, spare, "resume")
+        late = Reader(service, greedy("t"), MODEL)
+        await late.ended()
+        assert late.tokens == right["greedy"]
+        assert held(service) == {**kept, spare: range(2, 4)}, "what was loaded stayed"
         grid.join(victim)
     await grid.idle()
 
