@@ -16,6 +16,8 @@ from ...grid.config.time_zone import local_time_zone
 from ...grid.job_types import job_types, missing_packages
 from ...grid.regions import REGIONS
 
+SHARE = 0.5
+"""Of main memory, that a model may take on a machine without a GPU."""
 _REGION_OF_AREA = {"Africa": "europe-west", "America": "america-north", "Australia": "oceania", "Pacific": "oceania"}
 
 
@@ -91,6 +93,17 @@ def models_that_fit(machine: Machine, settings: Settings) -> dict[str, str]:
     return found
 
 
+def types_that_fit(machine: Machine, settings: Settings) -> tuple[str, ...]:
+    """Job types to offer. Without a GPU only those whose model leaves room for the owner in main memory: placement
+    asks a GPU how much it has, and a machine without one what it takes."""
+    found = []
+    for name, model in models_that_fit(machine, settings).items():
+        listed = catalogue.find(model)
+        if machine.gpu_model or listed is None or listed.gpu_memory_gb <= SHARE * machine.memory_gb:
+            found.append(name)
+    return tuple(found)
+
+
 def proposal(machine: Machine, settings: Settings) -> dict[str, Any]:
     """Dotted key → value that is proposed where the owner has not said anything yet."""
     found: dict[str, Any] = {}
@@ -98,6 +111,8 @@ def proposal(machine: Machine, settings: Settings) -> dict[str, Any]:
         found["name"] = f"worker-{secrets.token_hex(2)}"  # the machine's own name is nobody's business
     if (region := likely_region(machine.time_zone)) is not None:
         found["region"] = region
+    if machine.gpu_model is None and settings.supported_types is None and (fit := types_that_fit(machine, settings)):
+        found["supported_types"] = ",".join(fit)
     return found
 
 
@@ -114,6 +129,8 @@ def explained(machine: Machine, settings: Settings, server: str, *, pull: bool) 
     for name, job_type in sorted(job_types().items()):
         if missing := missing_packages(job_type):
             yield f"  not {name}: {', '.join(missing)} not installed here; gpu-worker install sees to that"
+    if left := sorted(models.keys() - set(wanted)):
+        yield f"  not {', '.join(left)}, unless you say so: gpu-worker set supported_types {','.join(sorted(models))}"
     limits = ", ".join(limits_in_words(settings.load_control.model_dump(), gpu=machine.gpu_model is not None))
     yield f"  within these limits: {limits}"
     yield "What others see:"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from idlegrid.api.donor.config_file import change
 from idlegrid.api.donor.membership import donor_of
 from idlegrid.api.donor.proposing import Machine, explained, likely_region, models_that_fit, proposal
 from idlegrid.grid import job_types
@@ -62,3 +63,14 @@ def test_what_can_not_run_here_is_not_offered(monkeypatch):
     assert "whisper" not in models_that_fit(BIG, Settings())
     assert "not whisper: soundfile not installed here" in told
     assert "whisper" not in donor_of(Settings(name="attic"), "w", (None, 0.0, 0)).supported_types
+
+
+def test_without_a_gpu_a_model_must_leave_room_for_the_owner(tmp_path):
+    assert "supported_types" not in proposal(BIG, Settings()), "a GPU's memory is asked for with each job"
+    offered = proposal(NONE, Settings())["supported_types"]
+    assert offered == "embedding", "not whisper-large in 8 GB"
+    assert "supported_types" not in proposal(NONE, Settings(supported_types=("llm",))), "its owner said so"
+    settings = change(tmp_path / "config.yaml", "supported_types", offered).settings
+    assert settings.supported_types == ("embedding",)
+    told = "\n".join(explained(NONE, settings, "https://grid.example", pull=True))
+    assert "not image_gen, llm, vision, whisper, unless you say so" in told
