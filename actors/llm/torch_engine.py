@@ -62,7 +62,7 @@ class TorchEngine(ThreadedEngine):
         options, folder = self._options, resolve(self._model)
         keep_freed_memory()
         shape = architecture(folder)
-        dtype = _pick_dtype(options)
+        dtype = pick_dtype(options)
         blocks = options.num_blocks or _blocks_in(options, shape, dtype)
         stages = [
             Stage(
@@ -91,7 +91,8 @@ class TorchEngine(ThreadedEngine):
         return Loaded(EngineCore(sequencer, LocalChain(stages)), codec, facts)
 
 
-def _pick_dtype(options: TorchOptions) -> str:
+def pick_dtype(options: TorchOptions) -> str:
+    """What is computed in on this machine. Raises ValueError for a dtype that is none."""
     if options.dtype == "auto":
         return "bfloat16" if fast_bfloat16(torch.device(options.device)) else "float32"
     if options.dtype not in DTYPES:

@@ -51,6 +51,13 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def usual_dtype(device: str) -> str:
+    """What ``auto`` means as the dtype of our engine on this machine. `device`: see `EngineSpec`."""
+    from ..llm.torch_engine import TorchOptions, pick_dtype
+
+    return pick_dtype(TorchOptions(device=_device() if device == "auto" else device))
+
+
 def _torch(spec: EngineSpec) -> Engine:
     from ..llm.torch_engine import TorchEngine, TorchOptions
 

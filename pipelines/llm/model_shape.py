@@ -85,7 +85,7 @@ def sizes_of(deployment: Deployment, config: Mapping[str, Any]) -> Sizes:
 
 
 def _dtype(deployment: Deployment) -> str:
-    if deployment.dtype == "auto":  # all stages must agree, whatever each machine does best
+    if deployment.dtype == "auto":  # until a donor has said what it would compute a whole model in
         return "float32" if deployment.device == "cpu" else "bfloat16"
     if deployment.dtype not in ITEM_BYTES:
         raise NoShape(f"dtype must be auto or one of {', '.join(ITEM_BYTES)}, not {deployment.dtype!r}")

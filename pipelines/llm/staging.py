@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError as TaskCancelled
+from dataclasses import replace
+from typing import Any
 
 import dask
 
 from ...actors.models import ModelNotFound
+from ...actors.serving.engines import usual_dtype
 from ...actors.serving.shard_words import ShardSpec
 from ...actors.shards.leg import Pace
 from ...grid.layers.replanning import Hysteresis
@@ -43,6 +47,7 @@ class Staging:
         self._deployment, self._excluded, self._link, self._patience = deployment, excluded, link, patience
         self._split = Split(deployment.stages or 0, deployment.layers)
         self._sizes: Sizes | None = None
+        self._config: Mapping[str, Any] = {}
         self._failed = ""
         self._shunned: dict[str, tuple[int, float]] = {}
 
@@ -62,8 +67,30 @@ class Staging:
                 client = await self._link.client()
                 with dask.annotate(grid=self._deployment.stage_ask(self._excluded, seconds=0.0).to_annotation()):
                     config = await client.submit(configuration, source, pure=False)
-            self._sizes = sizes_of(self._deployment, config)
+            self._config, self._sizes = config, sizes_of(self._deployment, config)
         return self._sizes
+
+    async def _settle(self, known: Facts) -> None:
+        """What ``auto`` means as dtype, once for all stages: what the best of these donors would compute a whole model
+        in. Raises Uncovered."""
+        deployment = self._deployment
+        if deployment.dtype != "auto" or not known.offers:
+            return
+        best = max(known.offers, key=lambda one: one.score)
+        client = await self._link.client()
+        try:
+            with dask.annotate(grid=deployment.stage_ask(self._excluded, seconds=0.0).to_annotation()):
+                asked = client.submit(
+                    usual_dtype, deployment.device, pure=False, workers=[best.address], allow_other_workers=False
+                )
+            async with asyncio.timeout(self._patience.start):
+                dtype: str = await asked
+        except (OSError, TimeoutError, TaskCancelled) as error:
+            raise Uncovered(
+                f"{best.donor.id} did not say what it computes in: {error or type(error).__name__}"
+            ) from error
+        self._deployment = replace(deployment, dtype=dtype)
+        self._sizes = sizes_of(self._deployment, self._config)
 
     def shun(self, donor_id: str, why: str) -> None:
         """A stage failed there: the donor is avoided for a while, each further time twice as long."""
@@ -89,14 +116,14 @@ class Staging:
     async def cover(self, gap: range | None, taken: frozenset[str]) -> list[LiveStage]:
         """Loaded stages for these layers (None: for all), on donors that are not in `taken`. Raises Uncovered; then
         nothing that was loaded for it is left."""
-        sizes = await self.measure()
-        gap = range(sizes.num_layers) if gap is None else gap
+        gap = range((await self.measure()).num_layers) if gap is None else gap
         found: list[LiveStage] = []
         try:
             for _ in range(TRIES):
                 for hole in holes(gap, found):
-                    busy = taken | {one.donor_id for one in found}
-                    found += await self._load(self._plan(sizes, await self.facts(busy), hole))
+                    known = await self.facts(taken | {one.donor_id for one in found})
+                    await self._settle(known)
+                    found += await self._load(self._plan(await self.measure(), known, hole))
                 if not holes(gap, found):
                     return sorted(found, key=lambda one: one.layers.start)
             raise Uncovered(self._failed)

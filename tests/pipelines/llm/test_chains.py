@@ -13,7 +13,7 @@ from distributed import Client
 from serving_helpers import Reader, a_request, ready, until
 
 from idlegrid.actors.llm.request import FinishReason, Sampling
-from idlegrid.actors.serving.engines import make_engine
+from idlegrid.actors.serving.engines import make_engine, usual_dtype
 from idlegrid.pipelines.llm import chain_replica
 from idlegrid.pipelines.llm.deployment import Phase
 from idlegrid.pipelines.llm.router import NoReplica
@@ -114,6 +114,15 @@ async def test_two_and_three_stages_give_the_tokens_of_the_whole_model_and_leave
             assert drawn.tokens == right["drawn"]
             await service.withdraw(MODEL)
             await grid.idle()
+
+
+async def test_stages_compute_in_what_a_whole_model_would(grid):
+    """Without a dtype, split and whole are equal."""
+    await grid.whole(*"abcd")
+    async with LlmService(grid.scheduler.address, [replace(split(2), dtype="auto")], patience=CALM) as service:
+        await ready(service, 1, MODEL)
+        assert (await service.facts(MODEL)).dtype == usual_dtype("cpu")
+    await grid.idle()
 
 
 @pytest.mark.parametrize("layers", [range(2, 4), range(4, 6)], ids=["middle", "lead"])
