@@ -23,8 +23,8 @@ class Api(Section):
     )
     peer_url: HttpUrl | None = setting(
         None,
-        "Base URL at which the other API processes of this grid reach this one: they pass chat on to the one that serves"
-        " the deployments.",
+        "Base URL at which the other API processes of this grid reach this one: they pass chat on to the one that "
+        "serves the deployments.",
         variable="IDLEGRID_API_PEER_URL",
         unset="where it listens, unless that is every address",
         allowed="an http:// or https:// URL",
