@@ -95,7 +95,9 @@ class Leader:
     # ---- on the loop
 
     async def _open(self, head: Head) -> Failover:
-        patience = Patience(mend=self._spec.mend, join=max(Patience().join, self._spec.pace.patience))
+        patience = Patience(  # when nobody can be placed, readers wait with the service, which sees who comes
+            mend=self._spec.mend, join=max(Patience().join, self._spec.pace.patience), lack=0.0
+        )
         return await Failover(head, self._places(self._members), self._replace, patience=patience).open()
 
     async def _arrange(self, version: int, members: Sequence[Member]) -> None:

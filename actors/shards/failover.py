@@ -63,6 +63,8 @@ class Patience:
     """A stage that answers nothing for so long counts as lost; sooner where others answer at once."""
     join: float = 5.0
     """For one stage to take its seat."""
+    lack: float = 8.0
+    """A stage that is only silent may come back for so long where nothing replaces it."""
     tries: int = 3
     """So often the chain may break without one answer between, until it is given up."""
 
@@ -148,6 +150,7 @@ class Failover:
     async def _until_whole(self, why: str, until: float, said: list[str]) -> None:
         """Ask who is there, replace who isn't, connect; again, until it holds."""
         loop, hangs = asyncio.get_running_loop(), frozenset[int]()
+        lacking_since = float("inf")
         while True:
             heard = await self._knock()
             lost = frozenset(index for index, one in enumerate(heard) if one is not Knock.ANSWERS) | hangs
@@ -157,12 +160,15 @@ class Failover:
                 try:
                     self.places = tuple(await self._replacer(loss))
                 except NotMended as error:
-                    if all(heard[index] is Knock.NOBODY for index in lost):
+                    lacking_since = min(lacking_since, loop.time())
+                    gone = all(heard[index] is Knock.NOBODY for index in lost)
+                    if gone or loop.time() - lacking_since >= self._patience.lack:
                         raise
                     said.append(str(error))
                     hangs = frozenset()
                     await asyncio.sleep(AWHILE)
                     continue
+            lacking_since = float("inf")
             try:
                 epoch = self.head.epoch + 1
                 await connect_chain(self.head, self.places, epoch, self._codec, within=self._patience.join)

@@ -132,6 +132,16 @@ def test_with_nothing_to_replace_it_requests_end_with_the_reason_and_later_ones_
         assert run(core, tokenizer, asked()) == (right, {})
 
 
+def test_who_hangs_is_not_waited_for_longer_than_asked_where_nothing_replaces_it(model, tokenizer):
+    """S7: else requests would wait until the mending may take no longer."""
+    with Grid(model.folder, THREE, pace=SLEEPY) as grid:
+        grid.open(Patience(mend=600.0, probe=0.5, join=20.0, lack=0.0))
+        victim = grid.stages[1]
+        core = EngineCore(sequencer(), Disturbed(grid.chain, 5, lambda: victim.signal(signal.SIGSTOP)))
+        _, bad = run(core, tokenizer, asked())
+        assert {end.error for end in bad.values()} == {"the model's chain broke: nobody has layers 1-1"}
+
+
 def test_who_finds_nothing_in_time_is_told_so(model, tokenizer):
     with Grid(model.folder, THREE) as grid:
         grid.open(Patience(mend=0.5))
