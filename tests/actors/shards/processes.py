@@ -27,8 +27,18 @@ SLEEPY = Pace(beat=0.1, silence=0.8, connect=1.0, patience=1.0, retry=0.01)
 """For those who shall be found stopped."""
 PATIENCE = Patience(mend=60.0, probe=20.0, join=20.0)
 context = multiprocessing.get_context("forkserver")
-# the server knows no paths of tests; what a stage imports when it loads takes seconds in each process
-context.set_forkserver_preload(["idlegrid.actors.shards.failover", "transformers.models.llama.configuration_llama"])
+# the server knows no paths of tests; what a stage imports when it loads takes seconds in each process. There is one
+# server for all tests of a process, and who starts it first decides: what workers of tests/pipelines/llm need, too
+context.set_forkserver_preload(
+    [
+        "distributed",
+        "idlegrid.actors.serving.leading",
+        "idlegrid.actors.serving.shard_actor",
+        "idlegrid.actors.shards.failover",
+        "transformers.models.llama.configuration_llama",
+        "transformers.models.qwen3.configuration_qwen3",
+    ]
+)
 
 
 def live(pipe: Any, folder: Any, layers: range, pace: Pace) -> None:
