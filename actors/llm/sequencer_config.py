@@ -40,7 +40,7 @@ class SequencerConfig:
     """Seconds of waiting that one level of priority is worth. 0: priorities are ignored."""
     background_in_step: int = 4
     """Sequences in the background in one step, at most, while others come: who comes waits for the step under way."""
-    quiet: float = 5.0
+    quiet: float = 30.0
     """Seconds without any request that is not in the background, after which these have whole steps to themselves."""
     prefix_cache: bool = True
     revision: str = ""
