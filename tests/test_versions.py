@@ -20,7 +20,10 @@ LOCK = {
 }
 LOCKED = [
     requirement
-    for requirement in [*BASE, *(one for name in ("api", "worker", "image", "audio", "redis", "dev") for one in EXTRAS[name])]
+    for requirement in [
+        *BASE,
+        *(one for name in ("api", "worker", "image", "audio", "redis", "dev") for one in EXTRAS[name]),
+    ]
     if requirement.name != "idlegrid"
 ]
 
