@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE  # compiled modules are kept: tests and demo start hundreds of processes
-.PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch bench-donors test-dask-cuda test-vllm lock docs clean
+.PHONY: help dev demo test test-fast chaos lint format types bench-embedding bench-scheduling bench-llm bench-online bench-placement bench-jobs bench-dispatch bench-donors bench-media test-dask-cuda test-vllm lock docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-dispatch: dev ## how long a job takes from submission to result, stage by 
 
 bench-donors: dev ## 500 donors' agents against one process of the service: heartbeats, next-job, CPU
 	$(BIN)/python benchmarks/donors.py
+
+bench-media: dev ## recordings in bulk against transformers' pipeline, pictures in batches, and what isolation costs
+	$(BIN)/python benchmarks/media.py
 
 test-dask-cuda: dev ## the donor plugin under dask-cuda-worker, in an environment of its own (not part of `make test`)
 	scripts/test-dask-cuda

@@ -18,7 +18,7 @@ from ..scheduler_plugins.machine import to_variable
 from ..scheduler_plugins.security import VARIABLE as CERTIFICATE
 from ..scheduler_plugins.security import worker_security
 from .links import PATIENCE, unreachable
-from .local import ONE_THREAD
+from .local import KEEPS_MEMORY, ONE_THREAD
 from .supervision import Part, Supervised
 from .tls import via
 
@@ -66,7 +66,7 @@ def puller_part(
     return Part(
         f"worker {donor.name}",
         (sys.executable, "-m", "idlegrid.api.pull_process", *urls),
-        ONE_THREAD | environment | {DONOR: to_variable(donor)},
+        ONE_THREAD | KEEPS_MEMORY | environment | {DONOR: to_variable(donor)},
         grace=drain_timeout + PARTING,
         quiet=False,
         tell=tell,
@@ -94,7 +94,7 @@ def worker_part(
     return Part(
         f"worker {donor.name}",
         (sys.executable, "-m", "idlegrid.api.worker_process", address, *options),
-        ONE_THREAD | (environment or {}) | {DONOR: to_variable(donor)},
+        ONE_THREAD | KEEPS_MEMORY | (environment or {}) | {DONOR: to_variable(donor)},
         grace=drain_timeout + PARTING,
         memory_limit=memory_limit,
         quiet=quiet,

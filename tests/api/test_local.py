@@ -10,7 +10,7 @@ from textwrap import dedent
 import psutil
 import pytest
 
-from idlegrid.api.local import LOOPBACK, local_cluster
+from idlegrid.api.local import KEEPS_MEMORY, LOOPBACK, local_cluster
 from idlegrid.api.ports import CannotStart
 from idlegrid.grid.config import Settings
 from idlegrid.grid.regions import UnknownRegionError
@@ -55,6 +55,7 @@ def test_workers_are_donors_of_their_regions_with_the_configured_limits():
         processes = set(psutil.Process().children(recursive=True)) - before
         workers = [process for process in processes if "spawn_main" in " ".join(process.cmdline())]
         assert len(workers) == 3
+        assert all(worker.environ().items() >= KEEPS_MEMORY.items() for worker in workers), "read when a process starts"
     assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
