@@ -118,7 +118,7 @@ def _speech(seconds: float, draw: np.random.Generator) -> NDArray[np.float32]:
 
 
 def diffusion(folder: Path) -> None:
-    """A Stable Diffusion whose denoiser has 23 M parameters; the rest of it is the tests' tiny one."""
+    """A Stable Diffusion whose denoiser has 13 M parameters; the rest of it is the tests' tiny one."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     import tiny_diffusion
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
