@@ -39,14 +39,25 @@ def test_what_is_no_length_of_time(typed):
 
 def test_configure_for_scripts(worker, tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Australia/Sydney")
+    monkeypatch.setattr("idlegrid.api.donor.proposing.SHARE", 1000)  # a machine with memory for every type
     done = worker("configure", "https://grid.example/", "--yes", "--pull", "--name", "attic")
     assert done.code == 0
     assert "data, never code" in done.out
     written = yaml.safe_load((tmp_path / "home/config.yaml").read_text())
+    types = written.pop("supported_types", None)
     assert written == {"name": "attic", "server": {"url": "https://grid.example"}, "region": "oceania"}
+    assert types in (None, "embedding,image_gen,llm,vision,whisper"), "none is said where a GPU has room for all"
     worker("configure", "--yes", "--region", "asia-east")
     written = yaml.safe_load((tmp_path / "home/config.yaml").read_text())
     assert (written["name"], written["region"]) == ("attic", "asia-east"), "what was said stays said"
+
+
+def test_configure_offers_what_the_memory_is_enough_for(worker, tmp_path, monkeypatch):
+    monkeypatch.setattr("idlegrid.api.donor.proposing.SHARE", 1e-9)
+    done = worker("configure", "https://grid.example/", "--yes", "--name", "attic")
+    assert done.code == 0, done.err
+    written = yaml.safe_load((tmp_path / "home/config.yaml").read_text())
+    assert "llm" not in written.get("supported_types", "")
 
 
 def test_configure_asks_until_it_has_an_answer(worker, tmp_path, monkeypatch):
