@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .embed import document, grid_for, pairs, print_report
-from .options import Address, ConfigFile, Regions, Workers
+from .options import Address, ConfigFile, DryRun, MaxErrorRatio, Model, Regions, StorageOptions, Workers
 from .output import Json, print_json, tell
 from .progress import shown
 from .settings import settings
@@ -25,10 +25,7 @@ def chat(
         typer.Option(metavar="NAME", help="Instead: column with conversations, as JSON or lists of role and content."),
     ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message before each row's own.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="See `idlegrid models`.", show_default="its type's default"),
-    ] = None,
+    model: Model = None,
     max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of an answer at most.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0: always the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest tokens that have this share.")] = 0.9,
@@ -46,16 +43,9 @@ def chat(
     error_column: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the column that says why a row has no answer.")
     ] = "error",
-    max_error_ratio: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="Stop when more rows than this have an error.", show_default="never"
-        ),
-    ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+    max_error_ratio: MaxErrorRatio = None,
+    storage_option: StorageOptions = None,
+    dry_run: DryRun = False,
     scheduler: Address = None,
     workers: Workers = None,
     region: Regions = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Address, ConfigFile, Regions, Workers
+from .options import Address, ConfigFile, DryRun, MaxErrorRatio, Model, Regions, StorageOptions, Workers
 from .output import Json, print_json, say, tell
 from .progress import clock, counted, shown
 from .settings import settings
@@ -25,10 +25,7 @@ def embed(
     source: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet file, folder, glob or fsspec URL.")],
     target: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder for the result; made if it is not there.")],
     column: Annotated[str, typer.Option("--column", "-c", metavar="NAME", help="The text column.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="See `idlegrid models`.", show_default="its type's default"),
-    ] = None,
+    model: Model = None,
     normalize: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = True,
     dimensions: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Keep only the first N values of each vector.")
@@ -39,16 +36,9 @@ def embed(
     error_column: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the column that says why a row has no result.")
     ] = "error",
-    max_error_ratio: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="Stop when more rows than this have an error.", show_default="never"
-        ),
-    ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+    max_error_ratio: MaxErrorRatio = None,
+    storage_option: StorageOptions = None,
+    dry_run: DryRun = False,
     scheduler: Address = None,
     workers: Workers = None,
     region: Regions = None,

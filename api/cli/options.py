@@ -73,3 +73,17 @@ Llms = Annotated[
         show_default="none",
     ),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME", help="See `idlegrid models`.", show_default="its type's default"),
+]
+MaxErrorRatio = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, metavar="SHARE", help="Stop when more rows than this have an error.", show_default="never"
+    ),
+]
+StorageOptions = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .embed import grid_for, pairs
-from .options import Address, ConfigFile, Regions, Workers
+from .options import Address, ConfigFile, Model, Regions, StorageOptions, Workers
 from .output import Json, print_json, say, tell
 from .progress import EVERY, Notices, clock, counted
 from .settings import settings
@@ -28,10 +28,7 @@ def stream(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder to watch, or redis://HOST/0?stream=NAME.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder, fsspec URL, or redis://HOST/0?stream=NAME.")],
     column: Annotated[str, typer.Option("--column", "-c", metavar="NAME", help="Column or field to compute.")] = "text",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="See `idlegrid models`.", show_default="its type's default"),
-    ] = None,
+    model: Model = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of the type's bulk job, e.g. max_tokens=64."),
@@ -55,9 +52,7 @@ def stream(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Figures for Prometheus, on this machine.")
     ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
-    ] = None,
+    storage_option: StorageOptions = None,
     scheduler: Address = None,
     workers: Workers = None,
     region: Regions = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .embed import document, grid_for, pairs, print_report
-from .options import Address, ConfigFile, Regions, Workers
+from .options import Address, ConfigFile, DryRun, MaxErrorRatio, Model, Regions, StorageOptions, Workers
 from .output import Json, print_json, tell
 from .progress import shown
 from .settings import settings
@@ -19,10 +19,7 @@ def transcribe(
     audio_column: Annotated[
         str, typer.Option("--audio-column", "-c", metavar="NAME", help="Column with files as bytes, or paths or URLs.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="NAME", help="See `idlegrid models`.", show_default="its type's default"),
-    ] = None,
+    model: Model = None,
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="What is spoken, e.g. de.", show_default="detected for each")
     ] = None,
@@ -34,16 +31,9 @@ def transcribe(
     error_column: Annotated[
         str, typer.Option(metavar="NAME", help="Name of the column that says why a row has no transcript.")
     ] = "error",
-    max_error_ratio: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, metavar="SHARE", help="Stop when more rows than this have an error.", show_default="never"
-        ),
-    ] = None,
-    storage_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+    max_error_ratio: MaxErrorRatio = None,
+    storage_option: StorageOptions = None,
+    dry_run: DryRun = False,
     scheduler: Address = None,
     workers: Workers = None,
     region: Regions = None,
