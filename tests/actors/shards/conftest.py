@@ -4,15 +4,10 @@ import importlib.util
 import ssl
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from self_signed import certificate  # noqa: F401 - a fixture
 from tiny_models import make_model  # noqa: F401 - a fixture
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules lie beside the tests
@@ -25,31 +20,6 @@ class Carrier:
     address: str
     listener: ssl.SSLContext | None = None
     client: ssl.SSLContext | None = None
-
-
-def write_certificate(folder):
-    """A self-signed certificate and its key, as files in `folder`."""
-    secret = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idlegrid test")])
-    now, days = datetime.now(UTC), timedelta(days=2)
-    made = x509.CertificateBuilder(name, name, secret.public_key(), x509.random_serial_number(), now - days, now + days)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.sign(secret, hashes.SHA256()).public_bytes(Encoding.PEM))
-    key.write_bytes(secret.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return cert, key
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """TLS contexts as Dask's `Security` makes them, of one self-signed certificate: listener's, client's."""
-    from distributed.security import Security
-
-    cert, key = write_certificate(tmp_path_factory.mktemp("certificate"))
-    roles = {f"tls_worker_{part}": str(path) for part, path in (("cert", cert), ("key", key))}
-    security = Security(tls_ca_file=str(cert), require_encryption=True, **roles)
-    contexts = (security.get_listen_args("worker"), security.get_connection_args("worker"))
-    return tuple(each["ssl_context"] for each in contexts)
 
 
 UCX = importlib.util.find_spec("distributed_ucxx") is not None
