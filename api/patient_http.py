@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 PATIENCE = 30.0
-"""Seconds in which the head of the first request must have come; of the next one, at most twice that."""
+"""Seconds in which the first request must have come; silence between two is borne so long at least, twice that at most."""
 
 
 class Patience:
@@ -16,8 +16,8 @@ class Patience:
 
     patience = PATIENCE
     _next: asyncio.TimerHandle | None = None
-    _before: Any = None
-    """The latest request when the connection was looked at before."""
+    _before: Any = (None,)
+    """The latest request when the connection was looked at before, if nothing was under way; else nothing."""
 
     def connection_made(self: Any, transport: Any) -> None:
         """See asyncio.Protocol."""
@@ -30,11 +30,11 @@ class Patience:
         super().connection_lost(exc)  # type: ignore[misc]
 
     def _look(self: Any) -> None:
-        asked = self.cycle
-        if asked is self._before and (asked is None or asked.response_complete):
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._before == (self.cycle,):
             self.transport.close()
             return
-        self._before = asked
+        self._before = (self.cycle,) if idle else ()
         self._next = self.loop.call_later(self.patience, self._look)
 
 
