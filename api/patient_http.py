@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 PATIENCE = 30.0
-"""Seconds in which the first request must have come; silence between two is borne so long at least, twice that at most."""
+"""Seconds in which the first request must have come. Between two, silence is borne so long, or twice that at most."""
 
 
 class Patience:
