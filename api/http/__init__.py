@@ -1,4 +1,4 @@
-"""The HTTP door: OpenAI's embeddings API over whatever computes behind the `Embedder` protocol."""
+"""The HTTP service: OpenAI's API and the grid's own, over whatever computes behind their faces."""
 
 from .app import create_app
 
