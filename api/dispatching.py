@@ -35,6 +35,7 @@ async def serve_dispatcher(address: str, settings: Settings, stop: asyncio.Event
             api=settings.api.urls_for_workers,
             jobs=settings.jobs,
             heartbeat=settings.heartbeat_interval,
+            share_prefixes=settings.api.share_prefixes,
         )
         dispatcher = Dispatcher(store, address, terms, say=say)
         watchdog(lambda: dispatcher.ticks)

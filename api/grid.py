@@ -57,11 +57,14 @@ class Grid(GridLlm, GridSpeech, GridImages, GridStream):
         region: str | None = None,
         allow_cross_region: bool = True,
         settings: Settings | None = None,
+        cache_salt: str | None = None,
         dashboard_address: str | None = f"{LOOPBACK}:0",
     ) -> None:
         """`workers`, `regions` (dealt out in turn) and `dashboard_address` shape a local grid; see `local_cluster`.
 
         `region` is where you are: work goes to donors near it, and nowhere else with `allow_cross_region=False`.
+        `cache_salt`: prompts share cached prefixes only with those that have the same salt; None: one for this user on
+        this machine, "": that of services whose clients all share (setting `api.share_prefixes`).
         Raises ConnectionError when nobody answers at `address`; see `local_cluster` for a local grid's errors.
         """
         if region is not None:
@@ -70,7 +73,7 @@ class Grid(GridLlm, GridSpeech, GridImages, GridStream):
             raise ValueError("allow_cross_region=False needs a region in which the work has to stay")
         if address is not None and (workers is not None or regions is not None):
             raise ValueError("workers and regions shape a grid that is started here; leave them out with an address")
-        super().__init__()
+        super().__init__(cache_salt)
         self._cluster: SpecCluster | None = None
         if address is None:
             self._cluster = local_cluster(

@@ -19,6 +19,7 @@ from ..actors.llm.request import Event, Request, Sampling
 from ..actors.llm.tasks import Conversation, answer, answer_all
 from ..grid import catalogue
 from ..grid.jobs import Ask
+from ..grid.tenants import of_this_user
 from ..pipelines.bulk import BulkReport, chat_parquet
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService
@@ -38,7 +39,8 @@ class GridLlm:
     _submit: Callable[..., Future]
     _service: LlmService | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, cache_salt: str | None = None) -> None:
+        self._salt = of_this_user() if cache_salt is None else cache_salt
         self._streams: Counter[str] = Counter()
         """Model → streams of it that are under way."""
         self._unwanted: set[str] = set()
@@ -77,7 +79,15 @@ class GridLlm:
         name, asked, items = catalogue.canonical(model, "llm"), _sampling(sampling), list(conversations)
         with self._annotated(Ask(type="llm", model=name)):
             return [
-                self._submit(answer_all, name, items[first : first + batch_size], asked, first=first, name="chat")
+                self._submit(
+                    answer_all,
+                    name,
+                    items[first : first + batch_size],
+                    asked,
+                    first=first,
+                    salt=self._salt,
+                    name="chat",
+                )
                 for first in range(0, len(items), batch_size)
             ]
 
@@ -87,7 +97,7 @@ class GridLlm:
         See `idlegrid.pipelines.bulk.chat_parquet` for the options and what is guaranteed.
         """
         self._make_way()
-        return chat_parquet(self.client, source, target, **options)
+        return chat_parquet(self.client, source, target, **{"cache_salt": self._salt, **options})
 
     def stream_chat(
         self, conversation: Conversation, *, model: str | None = None, raw: bool = False, **sampling: Any
@@ -136,7 +146,9 @@ class GridLlm:
     def _answer(self, given: Conversation, model: str | None, sampling: Mapping[str, Any], *, raw: bool) -> Future:
         name, asked = catalogue.canonical(model, "llm"), _sampling(sampling)
         with self._annotated(Ask(type="llm", model=name)):
-            return self._submit(answer, name, given, asked, raw=raw, name="complete" if raw else "chat")
+            return self._submit(
+                answer, name, given, asked, raw=raw, salt=self._salt, name="complete" if raw else "chat"
+            )
 
     async def _events(
         self, model: str, conversation: Conversation, sampling: Sampling, raw: bool
@@ -149,7 +161,7 @@ class GridLlm:
                 prompt = await service.encode(model, str(conversation))
             else:
                 prompt = await service.encode_chat(model, as_messages(conversation))
-            request = Request(id=uuid.uuid4().hex, prompt=tuple(prompt), sampling=sampling)
+            request = Request(id=uuid.uuid4().hex, prompt=tuple(prompt), sampling=sampling, salt=self._salt)
             async with aclosing(service.generate(model, request)) as events:
                 async for event in events:
                     yield event

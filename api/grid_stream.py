@@ -20,6 +20,7 @@ class GridStream:
 
     client: Client
     _make_way: Callable[[], None]
+    _salt: str
 
     def stream(
         self,
@@ -58,6 +59,8 @@ class GridStream:
         `in_flight`: batches of at most `batch_records` that are read and not in the sink; results go there when there
         are `commit_records` of them, or every `commit_seconds`. Raises StreamError for what can't work.
         """
+        if type == "llm":
+            options = {"cache_salt": self._salt, **options}
         spec = spec_for(type, model, options)
         chosen = StreamOptions(
             column=column,

@@ -53,6 +53,9 @@ class RunContext:
     """How far the work is, as a small JSON object; only the latest is kept."""
     tokens: Callable[[str], None] = _ignored
     """The next piece of a text that is being generated."""
+    salt: str = ""
+    """Whose job it is, in a name that says nothing: what a type keeps of one job for the next (cached prefixes) is only
+    for jobs with the same salt."""
 
     def check(self) -> None:
         """Raise Cancelled if the work is to stop: for loops that can stop between two steps."""

@@ -114,7 +114,7 @@ class LlmJobType:
         resident = llm_engine(self.model_of(params))
         messages = None if params.messages is None else [message.model_dump() for message in params.messages]
         prompt = encoded(resident.engine, messages, params.prompt)
-        request = Request(id=uuid.uuid4().hex, prompt=prompt, sampling=params.sampling())
+        request = Request(id=uuid.uuid4().hex, prompt=prompt, sampling=params.sampling(), salt=context.salt)
         tell = context.tokens if params.stream else None
         done = _followed(resident.start(resident.answer(request, tell)), context)
         return LlmResult.model_validate(

@@ -64,12 +64,14 @@ class WordsJob:
         self.began = threading.Event()
         self.stopped = threading.Event()
         self.runs = 0
+        self.salts: list[str] = []
 
     def ask(self, params: Any) -> Ask:
         return Ask(type=self.name)
 
     def run(self, params: Any, context: RunContext = ALONE) -> BaseModel:
         self.runs += 1
+        self.salts.append(context.salt)
         self.began.set()
         try:
             words = [word.upper() for text in params.texts for word in text.split()]
@@ -118,8 +120,8 @@ class LimitedPlaces:
 class Unchecked(Endpoint):
     """The control: an endpoint that looks at no ticket."""
 
-    def _open(self, text: str, name: str) -> None:
-        pass
+    def _open(self, text: str, name: str) -> Ticket:
+        return Ticket(worker_id="", client_id="", job_type=name, expires_at=datetime.now(UTC), nonce="")
 
 
 class Refusing(Endpoint):

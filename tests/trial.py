@@ -40,7 +40,7 @@ class TrialParams(BaseModel):
 
     value: int = 0
     seconds: Annotated[float, Field(ge=0)] = 0.0
-    then: Literal["give", "raise", "refuse", "segfault", "large"] = "give"
+    then: Literal["give", "raise", "refuse", "segfault", "large", "salt"] = "give"
     deaf: bool = False
     """Does not hear that it is to stop."""
     words: int = 0
@@ -76,7 +76,7 @@ class TrialJobType:
             if not params.deaf:
                 context.check()
             time.sleep(STEP)
-        return self._end(params)
+        return self._end(params) if params.then != "salt" else TrialResult(value=params.value, padding=context.salt)
 
     def _end(self, params: TrialParams) -> TrialResult:
         match params.then:

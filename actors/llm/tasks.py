@@ -16,12 +16,18 @@ Conversation = str | Sequence[Mapping[str, str]]
 
 
 def answer_all(
-    model: str, conversations: Sequence[Conversation], sampling: Sampling, *, raw: bool = False, first: int = 0
+    model: str,
+    conversations: Sequence[Conversation],
+    sampling: Sampling,
+    *,
+    raw: bool = False,
+    first: int = 0,
+    salt: str = "",
 ) -> list[Completion]:
     """The answers of this worker's resident engine, all generated at the same time.
 
     `raw`: each is a text to go on from, not a question. Conversation i is sampled with the seed of number `first` + i.
-    Raises RequestRefused, GenerationFailed, EngineClosed.
+    `salt`: whose they are, see `Request`. Raises RequestRefused, GenerationFailed, EngineClosed.
     """
     resident = llm_engine(model)
     futures = []
@@ -31,7 +37,7 @@ def answer_all(
         else:
             prompt = encoded(resident.engine, *((None, one) if isinstance(one, str) else (one, None)))
         own = replace(sampling, seed=derived(sampling.seed, number) if number else sampling.seed)
-        futures.append(resident.complete(Request(id=uuid.uuid4().hex, prompt=prompt, sampling=own)))
+        futures.append(resident.complete(Request(id=uuid.uuid4().hex, prompt=prompt, sampling=own, salt=salt)))
     try:
         return [future.result() for future in futures]
     finally:
@@ -39,6 +45,8 @@ def answer_all(
             future.cancel()
 
 
-def answer(model: str, conversation: Conversation, sampling: Sampling, *, raw: bool = False) -> Completion:
+def answer(
+    model: str, conversation: Conversation, sampling: Sampling, *, raw: bool = False, salt: str = ""
+) -> Completion:
     """The same for one conversation."""
-    return answer_all(model, [conversation], sampling, raw=raw)[0]
+    return answer_all(model, [conversation], sampling, raw=raw, salt=salt)[0]

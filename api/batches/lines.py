@@ -26,6 +26,8 @@ class Line:
     """From 1, as editors count."""
     custom_id: str
     body: Mapping[str, Any]
+    client_id: str = ""
+    """Whose batch it is."""
 
 
 class BadLine(ValueError):
@@ -40,7 +42,7 @@ class BadLine(ValueError):
         return {"code": self.code, "message": str(self), "param": self.param, "line": self.number}
 
 
-def parse(raw: bytes, number: int, endpoint: str) -> Line:
+def parse(raw: bytes, number: int, endpoint: str, client_id: str = "") -> Line:
     """Read a line. Raises BadLine."""
     if len(raw) > MAX_LINE:
         raise BadLine(number, "line_too_long", f"This line has {len(raw):,} bytes, at most {MAX_LINE:,} are allowed.")
@@ -64,7 +66,7 @@ def parse(raw: bytes, number: int, endpoint: str) -> Line:
         raise BadLine(number, "invalid_value", "body must be a JSON object.", "body")
     if body.get("stream"):
         raise BadLine(number, "invalid_value", "A batch can't stream: leave `stream` out.", "stream")
-    return Line(number, custom_id, body)
+    return Line(number, custom_id, body, client_id)
 
 
 @dataclass(slots=True)

@@ -30,8 +30,10 @@ class LlmLines:
     part_lines = 64
     parts_at_once = 4
 
-    def __init__(self, prepare: Callable[[Mapping[str, Any]], Awaitable[Prepared]], room: asyncio.Semaphore) -> None:
-        """`room`: what all of them share."""
+    def __init__(
+        self, prepare: Callable[[Mapping[str, Any], str], Awaitable[Prepared]], room: asyncio.Semaphore
+    ) -> None:
+        """`prepare` gets a request's body and its client; `room`: what all of them share."""
         self._prepare, self._room = prepare, room
 
     def weigh(self, body: Mapping[str, Any]) -> int:
@@ -47,7 +49,7 @@ class LlmLines:
     async def _one(self, line: Line) -> Outcome:
         async def compute() -> bytes:
             async with self._room:  # not while it waits: requests for a model that is away would take all the room
-                answer, choices = await self._prepare(line.body)
+                answer, choices = await self._prepare(line.body, line.client_id)
                 return to_json(await whole_document(answer, choices))
 
         return await patiently(compute)
@@ -57,11 +59,11 @@ def llm_endpoints(door: LlmDoor) -> dict[str, LlmLines]:
     """Both endpoints of language models, by their paths."""
     room = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
-    async def chat(body: Mapping[str, Any]) -> Prepared:
-        return await chat_answer(door, _valid(ChatRequest, body), background=True)
+    async def chat(body: Mapping[str, Any], client_id: str) -> Prepared:
+        return await chat_answer(door, _valid(ChatRequest, body), client_id, background=True)
 
-    async def complete(body: Mapping[str, Any]) -> Prepared:
-        return await completion_answer(door, _valid(CompletionRequest, body), background=True)
+    async def complete(body: Mapping[str, Any], client_id: str) -> Prepared:
+        return await completion_answer(door, _valid(CompletionRequest, body), client_id, background=True)
 
     return {"/v1/chat/completions": LlmLines(chat, room), "/v1/completions": LlmLines(complete, room)}
 

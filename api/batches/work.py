@@ -161,7 +161,9 @@ def read_part(folder: FileFolder, batch: BatchRecord, found: Survey, part: int) 
     start, stop = found.offsets[part], found.offsets[part + 1]
     first = found.numbers[part]
     raw = folder.input_lines(batch.id, start, stop)
-    return [parse(line, number, batch.endpoint) for number, line in enumerate(raw, first) if line.strip()]
+    return [
+        parse(line, number, batch.endpoint, batch.client_id) for number, line in enumerate(raw, first) if line.strip()
+    ]
 
 
 async def call(what: Callable[..., T], *args: Any, **kwargs: Any) -> T:

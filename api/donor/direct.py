@@ -29,6 +29,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ...grid.credentials import Credentials
 from ...grid.job_types import JobType, UnknownJobTypeError, job_type
+from ...grid.tenants import of_direct_client
 from ...grid.tickets import HEADER, BadTicket, Ticket, TooManyTickets, check, proof
 from .direct_work import LATER, NoPlace, Places, Trouble, Work, refusal, trouble_of
 from .spent_tickets import SpentTickets
@@ -86,20 +87,20 @@ class Endpoint:
     async def _job(self, request: Request) -> Response:
         """The ticket is spent before anything of the body is read: it opens one try, however that ends."""
         name = request.path_params["job_type"]
-        self._open(request.headers.get(HEADER, ""), name)
+        ticket = self._open(request.headers.get(HEADER, ""), name)
         kind = self._kind(name)
         seconds = _seconds(request)
         params = _params(kind, await _body(request, self._max_body))
         self._count += 1
-        work = Work(kind, params, seconds, f"direct-{name}-{self._count}")
+        work = Work(kind, params, seconds, f"direct-{name}-{self._count}", of_direct_client(ticket.client_id))
         try:
             work.start(self._places)
         except NoPlace as no:
             raise refusal(no.verdict) from None
         return Answer(work, streams=getattr(params, "stream", False) is True)
 
-    def _open(self, text: str, name: str) -> None:
-        """Raise Trouble unless the ticket opens this job type here and now, and the owner takes work at all."""
+    def _open(self, text: str, name: str) -> Ticket:
+        """The ticket, if it opens this job type here and now, and the owner takes work at all. Raises Trouble."""
         now, ticket = datetime.now(UTC), self._checked(text, name)
         if not (verdict := self._places.standing()):
             raise refusal(verdict)
@@ -110,6 +111,7 @@ class Endpoint:
         except (TooManyTickets, OSError) as full:
             logger.warning("no ticket can be taken: %s", full)
             raise Trouble(503, "no_tickets", "no more tickets are taken now", retry_after=LATER) from None
+        return ticket
 
     def _checked(self, text: str, name: str) -> Ticket:
         held = self._credentials()

@@ -123,6 +123,8 @@ class Work:
     seconds: float
     """Wall time that it has."""
     name: str
+    salt: str
+    """Whose it is, see `RunContext`."""
     _said: asyncio.Queue[str | bytes | Trouble] = field(default_factory=asyncio.Queue)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -166,7 +168,7 @@ class Work:
         self.answered.wait(LAST_WORD)
 
     def _run(self, leave: Callable[[str], None]) -> None:
-        context = RunContext(cancelled=self._stopped.is_set, tokens=self._tell)
+        context = RunContext(cancelled=self._stopped.is_set, tokens=self._tell, salt=self.salt)
         outcome = "failed"
         try:
             said = self._result(self.kind.run(self.params, context))

@@ -10,6 +10,7 @@ from pydantic import Field, StrictBool, StrictInt, WithJsonSchema
 from pydantic_core import to_json
 
 from ...actors.llm.request import Event, Finished, TokenLogprob
+from .auth import principal
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_messages import parse_messages
 from .llm_params import NEUTRAL, GenerationBody, as_bytes, finite, invalid, tokens_left
@@ -80,13 +81,15 @@ def chat_router(door: LlmDoor, sight: Sight | None = None) -> APIRouter:
         """The next message of a conversation, whole or streamed."""
         if sight is not None and await sight.takes(body, door.models):
             return await sight.answered(body, request)
-        answer, choices = await chat_answer(door, body)
+        answer, choices = await chat_answer(door, body, principal(request).client_id)
         return await answered(answer, choices, request, stream=bool(body.stream))
 
     return router
 
 
-async def chat_answer(door: LlmDoor, body: ChatRequest, *, background: bool = False) -> tuple[ChatAnswer, Choices]:
+async def chat_answer(
+    door: LlmDoor, body: ChatRequest, client_id: str, *, background: bool = False
+) -> tuple[ChatAnswer, Choices]:
     """The answer to a request, and its choices, not begun yet. Raises ApiError."""
     messages = parse_messages(body.messages, door.limits.max_inputs)
     wanted, logprobs = body.wanted_tokens(), body.wanted_logprobs()
@@ -96,7 +99,7 @@ async def chat_answer(door: LlmDoor, body: ChatRequest, *, background: bool = Fa
     sampling = body.sampling(room, facts.vocab_size, logprobs=logprobs)
     prompts = Prompts([prompt], body.choices)
     answer = ChatAnswer(door, facts, prompts, body)
-    salt = body.cache_salt or ""
+    salt = door.salts.of(client_id, body.cache_salt)
     return answer, door.choices(answer.id, facts.model, prompts, sampling, salt, background=background)
 
 

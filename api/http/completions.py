@@ -11,6 +11,7 @@ from pydantic_core import to_json
 
 from ...actors.llm.engine_face import EngineFacts
 from ...actors.llm.request import Event, Finished, TokenLogprob
+from .auth import principal
 from .embeddings import parse_input
 from .llm_door import Answer, LlmDoor, Prompts, Whole, answered
 from .llm_params import MAX_CHOICES, NEUTRAL, GenerationBody, finite, invalid, tokens_left
@@ -56,14 +57,14 @@ def completions_router(door: LlmDoor) -> APIRouter:
     @router.post("/completions")
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """How a text goes on, whole or streamed."""
-        answer, choices = await completion_answer(door, body)
+        answer, choices = await completion_answer(door, body, principal(request).client_id)
         return await answered(answer, choices, request, stream=bool(body.stream))
 
     return router
 
 
 async def completion_answer(
-    door: LlmDoor, body: CompletionRequest, *, background: bool = False
+    door: LlmDoor, body: CompletionRequest, client_id: str, *, background: bool = False
 ) -> tuple[CompletionAnswer, Choices]:
     """The answer to a request, and its choices, not begun yet. Raises ApiError."""
     if body.best_of not in (None, body.choices):
@@ -79,7 +80,7 @@ async def completion_answer(
     sampling = body.sampling(wanted, facts.vocab_size, logprobs=body.wanted_logprobs())
     prompts = Prompts(tokens, body.choices)
     answer = CompletionAnswer(door, facts, prompts, body)
-    salt = body.cache_salt or ""
+    salt = door.salts.of(client_id, body.cache_salt)
     return answer, door.choices(answer.id, facts.model, prompts, sampling, salt, background=background)
 
 

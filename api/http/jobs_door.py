@@ -16,6 +16,7 @@ from ...grid.config import Settings
 from ...grid.job_types import UnknownJobTypeError, job_type
 from ...grid.jobs import Ask, JobRecord
 from ...grid.store import ApiKey, Store
+from ...grid.tenants import Salts
 from ..fetching import Fetched, Fetcher
 from .oracle import NoOracle, Oracle
 from .problems import Problem
@@ -65,6 +66,7 @@ class JobDoor:
         """
         self.store, self.settings, self.secret = store, settings, secret
         self.oracle: Oracle = oracle or NoOracle()
+        self.salts = Salts(secret, settings.api.share_prefixes)
         self.scheduler = scheduler
         self.fetcher: Fetched = fetcher or Fetcher.from_settings(settings.fetch)
         self.patience = patience or Patience(sync=settings.api.generation_timeout)

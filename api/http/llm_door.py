@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from ...actors.llm.engine_face import EngineFacts
 from ...actors.llm.request import Event, Finished, Request, Sampling, TokenLogprob, Tokens
 from ...grid.config.service import Api
+from ...grid.tenants import Salts
 from .embeddings import unless_gone
 from .llm_errors import as_api_error
 from .llm_face import ChatBackend, Message
@@ -99,7 +100,11 @@ class Whole:
 class LlmDoor:
     """A backend as the routes use it: its errors are ApiErrors, and its work is measured."""
 
-    def __init__(self, backend: ChatBackend, models: Models, limits: Api, metrics: LlmMetrics) -> None:
+    def __init__(
+        self, backend: ChatBackend, models: Models, limits: Api, metrics: LlmMetrics, salts: Salts | None = None
+    ) -> None:
+        """`salts`: of clients; None: those of a service without a secret."""
+        self.salts = salts or Salts(shared=limits.share_prefixes)
         self.models, self.limits, self.metrics = models, limits, metrics
         self._backend = backend
         self._texts: dict[tuple[str, int], str] = {}

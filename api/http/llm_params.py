@@ -123,7 +123,7 @@ class GenerationBody(SelectiveBody):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: Annotated[
-        StrictStr | None, Field(description="vLLM's: only requests with the same salt share cached prefixes.")
+        StrictStr | None, Field(description="vLLM's: your requests share cached prefixes only with the same salt.")
     ] = None
     user: Annotated[StrictStr | None, _TAKEN] = None
     safety_identifier: Annotated[StrictStr | None, _TAKEN] = None

@@ -95,6 +95,7 @@ class AssignmentDocument(BaseModel):
     max_result_bytes: int = Field(description="A result that is larger is not taken: fail with `result_too_large`.")
     attempt_token: str = Field(description="For the header X-Attempt-Token of everything said about this attempt.")
     trace_id: str | None
+    salt: str = Field(description="Cached prefixes are only for jobs with the same salt.")
 
 
 def read(model: type[M], body: bytes) -> M:

@@ -62,6 +62,7 @@ class Counter:
 
     def __init__(self, door: JobDoor) -> None:
         self._store, self._jobs, self._secret = door.store, door.settings.jobs, door.secret
+        self._salts = door.salts
         self._usual = Usual(door.store)
         self._looking = Lock()
         self._turns = [Lock() for _ in range(TURNS)]
@@ -176,6 +177,7 @@ class Counter:
             max_result_bytes=int(self._jobs.max_result_mb * 1_000_000),
             attempt_token=mint(self._secret, job.id, claim.fence, ends),
             trace_id=job.trace_id,
+            salt=self._salts.of(job.client_id),
         )
 
 

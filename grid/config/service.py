@@ -76,6 +76,12 @@ class Api(Section):
         unset="none: the client is who connects",
         allowed="networks in CIDR form",
     )
+    share_prefixes: bool = setting(
+        False,
+        "Whether prompts of different clients share cached prefixes. With it the time to the first token tells one "
+        "client how another's prompts begin: only where all clients trust each other.",
+        variable="IDLEGRID_API_SHARE_PREFIXES",
+    )
     max_queue: int = setting(
         4096, "Inputs that may wait; beyond it 429.", variable="IDLEGRID_API_MAX_QUEUE", unit="inputs", ge=1
     )

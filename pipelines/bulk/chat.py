@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...actors.llm.request import Sampling
 from ...grid import catalogue
+from ...grid.tenants import of_this_user
 from .conversations import check_messages_column
 from .errors import InputError
 from .job import BulkJob, BulkReport, Listener
@@ -51,6 +52,8 @@ class ChatSpec:
     """See `actors.serving.engines.EngineSpec`."""
     prefix: str = ""
     """Before the names of the result columns."""
+    cache_salt: str = field(default_factory=of_this_user)
+    """Cached prefixes are only for requests with the same salt. It changes no answer, so it is no part of the job."""
     column_option = "--prefix"
 
     @property
@@ -111,6 +114,7 @@ def chat_parquet(
     dtype: str = "auto",
     engine: str = "torch",
     prefix: str = "",
+    cache_salt: str | None = None,
     error_column: str = "error",
     on_progress: Listener | None = None,
     dry_run: bool = False,
@@ -125,7 +129,8 @@ def chat_parquet(
     A row is one question (`prompt_column`) or a whole conversation (`messages_column`: JSON text, or a list of structs
     with `role` and `content`). The result columns are ``response``, ``finish_reason``, ``prompt_tokens``,
     ``completion_tokens`` and ``cached_tokens`` (of the prompt, found in the prefix cache), each behind `prefix`. Rows
-    that begin alike are computed near each other, so that what they share is computed once. Each row is sampled with a
+    that begin alike are computed near each other, so that what they share is computed once; `cache_salt` says with whom
+    else they share (None: with what this user computes from Python and the command line). Each row is sampled with a
     seed of its own, which follows from `seed` and its number in the input.
 
     Everything else is as in `embed_parquet`: order, resuming, errors, what is raised.
@@ -148,6 +153,7 @@ def chat_parquet(
             dtype=dtype,
             engine=engine,
             prefix=prefix,
+            cache_salt=of_this_user() if cache_salt is None else cache_salt,
         ),
         source=source,
         target=target,

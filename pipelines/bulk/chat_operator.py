@@ -154,7 +154,7 @@ class ChatOperator:
         return outcomes
 
     async def _one(self, one: Asked) -> Outcome:
-        request = Request(id=uuid.uuid4().hex, prompt=one.prompt, sampling=one.sampling)
+        request = Request(id=uuid.uuid4().hex, prompt=one.prompt, sampling=one.sampling, salt=self._spec.cache_salt)
         try:
             return await self._resident.answer(request)
         except EngineClosed:

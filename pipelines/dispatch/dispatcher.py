@@ -32,6 +32,7 @@ from ...grid.config.jobs import Jobs
 from ...grid.job_types import UnknownJobTypeError, job_type, job_types
 from ...grid.jobs import Ask
 from ...grid.store import Claim, Stale, Store, StoreUnavailable
+from ...grid.tenants import Salts
 from .capacity import Group, groups, open_workers, welcome, without_dead_ends
 from .historian import Historian
 from .link import Link, LinkLost, linked
@@ -91,6 +92,8 @@ class Terms:
     """Seconds between two heartbeats of a worker."""
     holder: str = ""
     """Name of this dispatcher in attempts. Empty: made up."""
+    share_prefixes: bool = False
+    """Whether clients share cached prefixes."""
 
 
 class Dispatcher:
@@ -248,6 +251,7 @@ class Dispatcher:
             max_result_bytes=int(jobs.max_result_mb * 1_000_000),
             begin_within=BEGIN_WITHIN,
             trace_id=job.trace_id,
+            salt=Salts(self._terms.secret, self._terms.share_prefixes).of(job.client_id),
         )
 
     # -- what became of it

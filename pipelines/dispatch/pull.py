@@ -120,4 +120,5 @@ def work_order(document: Mapping[str, Any], api: tuple[str, ...]) -> WorkOrder:
         token=document["attempt_token"],
         api=api,
         trace_id=document.get("trace_id"),
+        salt=document.get("salt", ""),
     )

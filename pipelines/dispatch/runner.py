@@ -261,7 +261,7 @@ def run_attempt(
 
 def _computed(attempt: WorkOrder, who: Identity, heart: Heart) -> End | None:
     """How the attempt ends. None: there is nothing to say any more."""
-    context = RunContext(cancelled=heart.stopped, progress=heart.progress, tokens=heart.tokens)
+    context = RunContext(heart.stopped, heart.progress, heart.tokens, attempt.salt)
     try:
         kind = job_type(attempt.type)
         return _result(attempt, who, _run(kind, attempt, context), heart.seconds)

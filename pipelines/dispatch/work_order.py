@@ -41,6 +41,8 @@ class WorkOrder:
     begin_within: float = 10.0
     """Seconds for which the worker tries to say that it begins; then somebody else may have the job."""
     trace_id: str | None = None
+    salt: str = field(default="", repr=False)
+    """See `grid.job_types.RunContext`."""
 
     @property
     def name(self) -> str:

@@ -54,6 +54,14 @@ def test_a_ticket_opens_one_job(worker):
     assert worker.places.left == [("direct-llm-1", "completed"), ("direct-embedding-2", "completed")]
 
 
+def test_clients_share_no_cached_prefix(worker):
+    for client in ("c-1", "c-2", "c-1"):
+        assert ask(worker, worker.ticket(client_id=client)).status_code == 200
+    one, other, again = worker.kinds["llm"].salts
+    assert one == again
+    assert other not in (one, "")
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -130,7 +130,7 @@ async def test_what_was_computed_is_kept_until_it_can_be_written(scene, run, mon
 
 
 async def test_requests_for_a_model_that_is_away_leave_the_room_to_others():
-    async def prepare(body):
+    async def prepare(body, client_id):
         if body["model"] == "away":
             raise Unavailable("no replica")
         raise RuntimeError  # three times, then it is told

@@ -13,6 +13,7 @@ from small_cluster import cluster, donor
 
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.store import NewJob
+from idlegrid.grid.tenants import Salts
 from idlegrid.pipelines.dispatch import desk as desks
 from idlegrid.pipelines.dispatch import dispatcher as module
 from idlegrid.pipelines.dispatch import link
@@ -97,6 +98,14 @@ async def test_jobs_come_to_workers_and_their_results_to_the_store(service, tmp_
         await stage.until(lambda: stage.dispatcher.in_flight == 0)
         tasks = stage.cluster.scheduler.tasks
         await stage.until(lambda: not [key for key in tasks if "probe" not in str(key)])  # Dask keeps nothing
+
+
+async def test_an_attempt_has_the_salt_of_its_client(service, tmp_path):
+    async with staged(service, tmp_path, taker("a")) as stage:
+        ids = [stage.submit({"then": "salt"}, client_id=client) for client in ("ann", "ann", "bob")]
+        first, again, other = [(await stage.final(job_id)).result["padding"] for job_id in ids]
+    assert first == again == Salts(SECRET).of("ann")
+    assert other not in (first, "")
 
 
 async def test_what_everybody_said_is_kept_with_the_attempt(service, tmp_path):
