@@ -160,8 +160,8 @@ async def test_what_is_asked_for_reaches_the_engine(llm, engine):
     assert (sampling.top_k, sampling.min_p, sampling.repetition_penalty) == (0, 0.1, 1.5)
     assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -1)
     assert (sampling.logit_bias, sampling.stop, sampling.stop_token_ids) == ({65: 5}, ("three", "zzz"), (7,))
-        assert (sampling.ignore_eos, sampling.logprobs) == (True, None)
-        assert request.salt == Salts().of("local", "mine")
+    assert (sampling.ignore_eos, sampling.logprobs) == (True, None)
+    assert request.salt == Salts().of("local", "mine")
     assert request.timeout == 600
 
 
