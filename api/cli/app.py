@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -111,16 +113,16 @@ def _worker_root() -> None:
 def main() -> None:
     """Entry point of `idlegrid`."""
     tie_to_parent()
-    _run(app)
+    _run(_made(app))
 
 
 def worker_main() -> None:
     """Entry point of `gpu-worker`."""
     tie_to_parent()
-    _run(worker_app)
+    _run(_made(worker_app))
 
 
-def _run(commands: typer.Typer) -> None:
+def _run(commands: Callable[[], Any]) -> None:
     """Run one command. Exit codes: 0 done, 1 an expected error, 2 wrong usage, 130 Ctrl-C."""
     try:
         commands()
@@ -131,6 +133,12 @@ def _run(commands: typer.Typer) -> None:
             raise
         tell(str(error), label="error:", style="bold red")
         sys.exit(1)
+
+
+@cache
+def _made(commands: typer.Typer) -> Callable[[], Any]:
+    """The commands with all that is known of their arguments: making that takes longer than most of them."""
+    return typer.main.get_command(commands)
 
 
 def _expected(error: Exception) -> bool:
