@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .embed import document, grid_for, pairs, print_report
-from .options import Address, ConfigFile, DryRun, MaxErrorRatio, Model, Regions, StorageOptions, Workers
-from .output import Json, print_json, tell
-from .progress import shown
-from .settings import settings
+from .bulk import BulkCommand, bulk_command
+from .options import MediaDtype, Model, Prefix
 
 
+@bulk_command("drawing", result="picture")
 def generate(
-    source: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Parquet file, folder, glob or fsspec URL.")],
-    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder for the result; made if it is not there.")],
+    command: BulkCommand,
     prompt_column: Annotated[
         str, typer.Option("--prompt-column", "-c", metavar="NAME", help="Column with what is to be drawn.")
     ],
@@ -34,58 +31,29 @@ def generate(
         str | None,
         typer.Option(metavar="FOLDER", help="Where pictures go as files; without it they are bytes in the column."),
     ] = None,
-    dtype: Annotated[str, typer.Option(metavar="TYPE", help="auto, float32, float16 or bfloat16.")] = "auto",
-    prefix: Annotated[str, typer.Option(metavar="NAME", help="Before the names of the result columns.")] = "",
-    error_column: Annotated[
-        str, typer.Option(metavar="NAME", help="Name of the column that says why a row has no picture.")
-    ] = "error",
-    max_error_ratio: MaxErrorRatio = None,
-    storage_option: StorageOptions = None,
-    dry_run: DryRun = False,
-    scheduler: Address = None,
-    workers: Workers = None,
-    region: Regions = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
+    dtype: MediaDtype = "auto",
+    prefix: Prefix = "",
 ) -> None:
     """Draw a picture for every row of a Parquet dataset.
 
     The same rows come out, in order, with the columns image (PNG), seed and error more.
-
-    Without a scheduler, named here or configured, a grid is started on this machine for as long as the job takes.
-
-    Killed or stopped at any moment, the same command goes on where it was; nothing is lost or doubled.
     """
     from ...pipelines.bulk import generate_parquet
 
     width, height = _sides(size)
-    options: dict[str, Any] = {
-        "prompt_column": prompt_column,
-        "model": model,
-        "negative_prompt": negative_prompt,
-        "width": width,
-        "height": height,
-        "steps": steps,
-        "seed": seed,
-        "files": files,
-        "dtype": dtype,
-        "prefix": prefix,
-        "error_column": error_column,
-        "max_error_ratio": max_error_ratio,
-        "storage_options": pairs(storage_option),
-        "dry_run": dry_run,
-    }
-    with grid_for(scheduler, workers, region, settings(config)) as client:
-        try:
-            with shown("drawing") as listen:
-                report = generate_parquet(client, source, target, on_progress=listen, **options)
-        except KeyboardInterrupt:
-            tell(f"stopped. What is in {target} is whole; run the same command again to go on.")
-            raise typer.Exit(130) from None
-    if as_json:
-        print_json(document(report))
-    else:
-        print_report(report)
+    command.run(
+        generate_parquet,
+        prompt_column=prompt_column,
+        model=model,
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        seed=seed,
+        files=files,
+        dtype=dtype,
+        prefix=prefix,
+    )
 
 
 def _sides(size: str) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,4 +86,16 @@ MaxErrorRatio = Annotated[
 StorageOptions = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="For fsspec, e.g. endpoint_url=…; repeatable.")
 ]
+MediaDtype = Annotated[str, typer.Option(metavar="TYPE", help="auto, float32, float16 or bfloat16.")]
+Prefix = Annotated[str, typer.Option(metavar="NAME", help="Before the names of the result columns.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+
+
+def pairs(words: list[str] | None, option: str = "--storage-option") -> dict[str, Any] | None:
+    """The values of an option that takes KEY=VALUE."""
+    if not words:
+        return None
+    for word in words:
+        if "=" not in word:
+            raise typer.BadParameter(f"{word!r} is not KEY=VALUE", param_hint=option)
+    return dict(word.split("=", 1) for word in words)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .embed import grid_for, pairs
-from .options import Address, ConfigFile, Model, Regions, StorageOptions, Workers
+from .grids import grid_for
+from .options import Address, ConfigFile, Model, Regions, StorageOptions, Workers, pairs
 from .output import Json, print_json, say, tell
 from .progress import EVERY, Notices, clock, counted
 from .settings import settings
