@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .plan import Copy, Span
 from .sequence import Sequence
 from .step import Row
+
+
+class Share(NamedTuple):
+    """What sequences that give way may have of a step, at most."""
+
+    sequences: int
+    tokens: int
+
+
+NO_SHARE = Share(0, 0)
+"""While somebody who is not in the background waits for a first token."""
 
 
 @dataclass(slots=True)
@@ -18,8 +30,8 @@ class Batch:
     """Of the budget, kept for sequences that decode and come later in the pass."""
     most: int
     """Sequences."""
-    background: int
-    """Sequences that give way, at most: none while another one's prompt is to be computed."""
+    background: Share
+    """What is left of it."""
     spans: list[Span] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -31,3 +43,18 @@ class Batch:
     def open(self) -> bool:
         """More may come."""
         return self.budget > 0 and len(self.spans) < self.most
+
+    def lets_in(self, sequence: Sequence) -> bool:
+        """Whether one more sequence may come, and this one."""
+        return self.open and (not sequence.background or min(self.background) >= 1)
+
+    def left_for(self, sequence: Sequence) -> int:
+        """Tokens that a sequence may have, which is not among those that something is kept for."""
+        left = self.budget - self.owed
+        return min(left, self.background.tokens) if sequence.background else left
+
+    def take(self, sequence: Sequence, tokens: int) -> None:
+        """So many tokens of the sequence are in the step."""
+        self.budget -= tokens
+        if sequence.background:
+            self.background = Share(self.background.sequences - 1, self.background.tokens - tokens)

@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence as Items
 from heapq import heappop, heappush
 
-from .batch import Batch
+from .batch import NO_SHARE, Batch, Share
 from .block_manager import BlockManager
 from .invariants import check
 from .plan import Plan, Span
@@ -97,9 +97,9 @@ class Sequencer:
         """Plan the next step: first all who run, by rank, then new ones as budget and blocks allow. `most`: sequences
         in it, where several steps are to share them."""
         over, most = self.expire(now), most or self.config.max_sequences
-        background = 0 if self._prompt_to_compute() else self._background_now(now)
+        background = NO_SHARE if self._prompt_to_compute() else self._background_now(now)
         batch = self._fill(most, background)
-        if not batch.spans and background < 1 and not self.in_flight:
+        if not batch.spans and background is NO_SHARE and not self.in_flight:
             # Never while a step is in flight: chunk after chunk of a long prompt in the background would follow it, so
             # that its sequence is always in a step, and the blocks that the other one waits for are never free.
             batch = self._fill(most, self._background_now(now), preempted=batch.preempted)
@@ -156,6 +156,23 @@ class Sequencer:
                 self.blocks.release(sequence)
             else:
                 self._preempt(sequence)
+
+    def withdraw(self, step: Step) -> None:
+        """The step was given up half-way: nothing of it counts, and who was in it goes on from where it was.
+
+        Raises ValueError if it is not the last step in flight.
+        """
+        if self.in_flight.get(step.plan.step) is not step or step.plan.step != max(self.in_flight):
+            raise ValueError(f"step {step.plan.step} is not the last one in flight: it can't be withdrawn")
+        del self.in_flight[step.plan.step]
+        for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
+            if not sequence.holds(span):
+                sequence.void -= 1
+                continue
+            sequence.flights.pop()
+            self._computed -= len(span.tokens) - max(0, span.logits - 1)
+            if sequence.phase is Phase.FINISHED and not sequence.flights:
+                self.blocks.release(sequence)
 
     def reset(self) -> None:
         """All pages are lost: steps in flight fail, everybody who runs is computed again, no prefix is remembered."""
@@ -263,14 +280,16 @@ class Sequencer:
 
     # ---- those who run
 
-    def _background_now(self, now: float) -> int:
-        """Sequences in the background that a step may hold: few while others come."""
-        calm = now - self._foreground_at >= self.config.quiet
-        return self.config.max_sequences if calm else self.config.background_in_step
+    def _background_now(self, now: float) -> Share:
+        """What the background may have of a step: little while others come."""
+        config = self.config
+        if now - self._foreground_at >= config.quiet:
+            return Share(config.max_sequences, config.max_batched_tokens)
+        return Share(config.background_in_step, config.background_tokens_in_step)
 
-    def _fill(self, most: int, background: int, *, preempted: Items[str] = ()) -> Batch:
+    def _fill(self, most: int, background: Share, *, preempted: Items[str] = ()) -> Batch:
         decoding = [s.background for s in self.running if s.phase is Phase.DECODE and not s.flights]
-        owed = min(most, decoding.count(False) + min(background, decoding.count(True)))
+        owed = min(most, decoding.count(False) + min(*background, decoding.count(True)))
         batch = Batch(self.config.max_batched_tokens, owed=owed, most=most, background=background)
         batch.preempted.extend(preempted)
         self._continue(batch)
@@ -288,7 +307,7 @@ class Sequencer:
         while index < len(self.running) and len(batch.spans) < batch.most:  # preemption takes only from behind `index`
             sequence = self.running[index]
             index += 1
-            if not sequence.ready or (sequence.background and batch.background < 1):
+            if not sequence.ready or (sequence.background and min(batch.background) < 1):
                 continue
             draft: tuple[int, ...] = ()
             if sequence.phase is Phase.DECODE:
@@ -304,14 +323,14 @@ class Sequencer:
                 self._plan(sequence, min(want, room), draft, batch)
 
     def _wanted(self, sequence: Sequence, batch: Batch) -> int:
-        want = min(len(sequence.tokens) - sequence.scheduled, batch.budget - batch.owed)
+        want = min(len(sequence.tokens) - sequence.scheduled, batch.left_for(sequence))
         return want if self.config.chunk is None else min(want, self.config.chunk)
 
     def _cut_draft(self, sequence: Sequence, batch: Batch) -> tuple[int, ...]:
         """As much of the guess as could be accepted, and as budget and spare blocks allow."""
         spare = max(0, self.blocks.pool.free - len(self.running) - self.config.watermark_blocks)
         slots = (len(sequence.blocks) + spare) * self.config.block_size - len(sequence.tokens)
-        budget = batch.budget - batch.owed
+        budget = batch.left_for(sequence)
         if self.config.chunk is not None:
             budget = min(budget, self.config.chunk)
         return sequence.draft[: max(0, min(slots, budget - 1, sequence.limit - len(sequence.tokens) - 1))]
@@ -326,7 +345,7 @@ class Sequencer:
             if background and not victim.background:
                 return False
             if not victim.flights:
-                counted = victim.phase is Phase.DECODE and (batch.background >= 1 or not victim.background)
+                counted = victim.phase is Phase.DECODE and (min(batch.background) >= 1 or not victim.background)
                 batch.owed = max(0, batch.owed - counted)
                 self._preempt(victim)
                 batch.preempted.append(victim.id)
@@ -348,10 +367,9 @@ class Sequencer:
         sequence.flights.append(span)
         sequence.draft = ()
         batch.logits += logits
-        batch.budget -= len(tokens)
         batch.spans.append(span)
         batch.sequences.append(sequence)
-        batch.background -= sequence.background
+        batch.take(sequence, len(tokens))
         self._computed += count
 
     def _seal(self, batch: Batch, over: tuple[Outcome, ...]) -> Step:
@@ -368,7 +386,7 @@ class Sequencer:
         """Admit the first in rank, and the next, until one finds no room: nobody overtakes it to take its blocks."""
         manager, size = self.blocks, self.config.block_size
         promised = self._promised()
-        while len(self.waiting) and batch.open and (batch.background >= 1 or not self.waiting[0].background):
+        while len(self.waiting) and batch.lets_in(self.waiting[0]):
             sequence = self.waiting[0]
             found = manager.match(sequence)
             left = manager.pool.free - promised - manager.cost(sequence, found)

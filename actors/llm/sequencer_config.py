@@ -16,6 +16,7 @@ _COUNTS = (
     "max_context",
     "chunk",
     "background_in_step",
+    "background_tokens_in_step",
 )
 
 
@@ -39,7 +40,9 @@ class SequencerConfig:
     aging: float = 10.0
     """Seconds of waiting that one level of priority is worth. 0: priorities are ignored."""
     background_in_step: int = 4
-    """Sequences in the background in one step, at most, while others come: who comes waits for the step under way."""
+    """Sequences in the background in one step, at most, while others come: those wait for a step that they share."""
+    background_tokens_in_step: int = 32
+    """Tokens of all of these, at most: the prompts of a few would make a step many times as long as decoding."""
     quiet: float = 30.0
     """Seconds without any request that is not in the background, after which these have whole steps to themselves."""
     prefix_cache: bool = True
