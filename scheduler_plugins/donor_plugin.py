@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from distributed.core import Status
 from distributed.diagnostics import nvml
 
 from ..grid.donors import Donor
+from ..grid.layers.measured import Measured
+from ..grid.layers.speed import Speed
 from .facts import KEY, Report, Statement
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
         self.donor = self._template = donor
         self.per_worker = per_worker
         self.report = Report()
+        self._measured = Measured()
         self._worker: Worker | None = None
         self._lock = threading.Lock()
 
@@ -107,6 +111,20 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
             self.report = replace(self.report, sequence=self.report.sequence + 1, elsewhere=slots)
         self._push()
 
+    def measured(self, speed: Speed) -> None:
+        """How fast this worker computes layers: by a trial, or by the steps of a stage that serves."""
+        with self._lock:
+            new = self._measured.heard(speed, time.monotonic())
+        if new:
+            self._change()
+
+    def linked(self, donor_id: str, seconds: float) -> None:
+        """A round trip to another donor, by the link of a stage."""
+        with self._lock:
+            new = self._measured.linked(donor_id, seconds, time.monotonic())
+        if new:
+            self._change()
+
     def set_donor(self, donor: Donor) -> None:
         """Replace the facts, e.g. with new limits. The id stays what it was: raises ValueError otherwise.
 
@@ -129,9 +147,12 @@ class DonorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def statement(self) -> Statement:
         """What the worker says of itself now."""
-        return Statement(self.donor, replace(self.report, gpu_memory_used_gb=gpu_memory_used_gb()))
+        used, now = gpu_memory_used_gb(), time.monotonic()
+        with self._lock:
+            speeds, links = self._measured.speeds(now), self._measured.links(now)
+            return Statement(self.donor, replace(self.report, gpu_memory_used_gb=used, speeds=speeds, links=links))
 
-    def _change(self, *, add: str | None = None, remove: str | None = None, **flags: bool) -> None:
+    def _change(self, *, add: str | None = None, remove: str | None = None, **flags: Any) -> None:
         with self._lock:
             loaded = (self.report.loaded | {add} if add else self.report.loaded) - {remove}
             self.report = replace(self.report, sequence=self.report.sequence + 1, loaded=frozenset(loaded), **flags)

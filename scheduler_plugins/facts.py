@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..grid.donors import Donor, Limits
+from ..grid.layers.speed import Speed
 from ..grid.schedule import Schedule
 
 KEY = "idlegrid"
@@ -27,6 +29,10 @@ class Report:
     draining: bool = False
     elsewhere: int = 0
     """Slots that work holds which came another way than through the scheduler (direct mode)."""
+    speeds: tuple[Speed, ...] = ()
+    """How fast it computes layers, as far as it was measured (`grid.layers.measured`)."""
+    links: Mapping[str, float] = field(default_factory=dict)
+    """Donor id → seconds of a round trip, of those that stages here have links with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,8 @@ class Statement:
         """As a dict of msgpack types."""
         donor, schedule = _plain(asdict(self.donor)), self.donor.limits.schedule
         donor["limits"]["schedule"] = None if schedule is None else schedule.text
-        return {"donor": donor, "report": _plain(asdict(self.report))}
+        report = _plain(asdict(replace(self.report, speeds=())))
+        return {"donor": donor, "report": report | {"speeds": [one.to_wire() for one in self.report.speeds]}}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Statement:
@@ -57,7 +64,18 @@ class Statement:
             said[name] = frozenset(map(str, said.get(name, ())))
         report = _known(Report, wire["report"])
         report["loaded"] = frozenset(map(str, report.get("loaded", ())))
+        report["speeds"] = _speeds(report.get("speeds", ()))
+        report["links"] = {str(donor_id): float(seconds) for donor_id, seconds in report.get("links", {}).items()}
         return cls(Donor(**said), Report(**report))
+
+
+def _speeds(wire: Sequence[Mapping[str, Any]]) -> tuple[Speed, ...]:
+    """Those that this version can read: a donor without them is presumed to be as fast as it looks."""
+    found: list[Speed] = []
+    for one in wire:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found.append(Speed.from_wire(one))
+    return tuple(found)
 
 
 def _limits(wire: Mapping[str, Any]) -> Limits:

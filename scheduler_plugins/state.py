@@ -80,6 +80,8 @@ def _worker(grid: GridPlugin, seat: Seat, now: datetime) -> dict[str, Any]:
         "memory_used_gb": seat.ws.memory.process / 1e9,
         "threads": seat.ws.nthreads,
         "pace": donor.pace,
+        "speeds": [one.to_wire() for one in seat.report.speeds],
+        "links": dict(seat.report.links),
         "jobs_done": account.past.jobs_done,
         "jobs_lost": account.interrupted,
         "job_errors": account.job_errors,

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import threading
+from dataclasses import replace
 
 import dask
 import pytest
@@ -11,6 +12,7 @@ from distributed.diagnostics import nvml
 from small_cluster import annotation, cluster, donor, until
 from small_tasks import where
 
+from idlegrid.grid.layers.speed import Source, Speed
 from idlegrid.grid.schedule import Schedule
 from idlegrid.scheduler_plugins.donor_plugin import DonorPlugin, gpu_memory_used_gb
 from idlegrid.scheduler_plugins.facts import KEY, Report, Statement
@@ -33,10 +35,18 @@ FULL = donor(
 def test_a_statement_survives_the_wire():
     from distributed.protocol import dumps, loads
 
-    said = Statement(FULL, Report(sequence=3, gpu_memory_used_gb=1.5, loaded=frozenset({"m", "n"}), paused=True))
+    speed = Speed(device="cpu", dtype="float32", source=Source.PROBED, read_bytes_s=1e9, compute_bytes_s=2e9)
+    measured = {"speeds": (speed,), "links": {"b": 0.02}}
+    said = Statement(
+        FULL, Report(sequence=3, gpu_memory_used_gb=1.5, loaded=frozenset({"m", "n"}), paused=True, **measured)
+    )
     wire = loads(dumps(said.to_wire(), serializers=["msgpack"]), deserializers=["msgpack"])
     assert Statement.from_wire(wire) == said
     assert Statement.from_wire({**wire, "new": 1, "donor": {**wire["donor"], "newer": 2}}) == said, "a newer worker's"
+    later = [*wire["report"]["speeds"], {"device": "cpu", "source": "of a later version"}]
+    assert Statement.from_wire({**wire, "report": {**wire["report"], "speeds": later}}) == said, (
+        "what can't be read is no reason to do without its work"
+    )
 
 
 @pytest.mark.parametrize(
@@ -52,6 +62,22 @@ async def test_the_facts_come_with_the_registration():
     async with cluster(FULL) as c:
         metrics = c.scheduler.workers[c.workers["id"].address].metrics
         assert Statement.from_wire(metrics[KEY]).donor == FULL
+
+
+async def test_what_was_measured_is_told_at_once_and_not_again_while_it_says_nothing_new():
+    async with cluster() as c:
+        await c.join(donor("a"), heartbeat_interval="100s")
+        plugin = c.plugin("a")
+        speed = Speed(device="cpu", dtype="float32", source=Source.MEASURED, layer_bytes=7, read_bytes_s=1e9)
+        plugin.measured(speed)
+        plugin.linked("b", 0.02)
+        await until(lambda: c.scheduler.grid.roster.get("a").report.links == {"b": 0.02})
+        [row] = (await c.client.scheduler.grid_state())["workers"]
+        assert (row["speeds"], row["links"]) == ([speed.to_wire()], {"b": 0.02})
+        told = plugin.report.sequence
+        plugin.measured(replace(speed, read_bytes_s=1.01e9))
+        plugin.linked("b", 0.021)
+        assert plugin.report.sequence == told
 
 
 async def test_changes_are_pushed_at_once_from_any_thread():
