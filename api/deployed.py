@@ -7,7 +7,7 @@ from html import escape
 
 from ..pipelines.llm.service import Served
 from .desired import report_of
-from .strip import LEGEND, lines_of
+from .strip import LEGEND, SPEEDS, lines_of
 
 
 class Deployed:
@@ -33,7 +33,8 @@ class Deployed:
         if not self._models:
             return "nothing is deployed"
         lines = [line for one in self._models for line in _lines(one)]
-        return "\n".join([*lines, "", LEGEND])
+        speeds = any(held.layer_seconds is not None for one in self._models for held in one.coverage)
+        return "\n".join([*lines, "", LEGEND, *([SPEEDS] if speeds else [])])
 
     def _repr_html_(self) -> str:
         return f'<pre style="line-height:1.2">{escape(repr(self))}</pre>'

@@ -91,7 +91,15 @@ def report_of(served: Served, version: int) -> DeploymentReport:
         why=served.why,
         num_layers=served.num_layers,
         coverage=tuple(
-            HeldLayers(held.donor_id, held.layers.start, held.layers.stop, held.phase.value, held.replica)
+            HeldLayers(
+                held.donor_id,
+                held.layers.start,
+                held.layers.stop,
+                held.phase.value,
+                held.replica,
+                None if held.layer_seconds is None else float(f"{held.layer_seconds * 1000:.2g}"),
+                held.speed,
+            )
             for held in served.coverage
         ),
     )

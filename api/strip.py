@@ -11,6 +11,8 @@ from ..grid.deployments import HeldLayers, missing_layers, strip
 MARKS: Mapping[str, str] = {"ready": "█", "loading": "▒", "placing": "░", "": "·"}
 OTHER, NOBODY = "▚", "!"
 LEGEND = "█ serves   ▒ loads   ░ is sought   ▚ ends   · not here   ! nobody"
+SPEEDS = "ms: one token in one layer; measured by steps, probed by a trial, or presumed"
+"""What is under the marks where speeds stand beside them."""
 _NAME = 16
 """Columns for a worker's name, at most."""
 _SOUGHT = "(sought)"
@@ -31,9 +33,17 @@ def lines_of(coverage: Sequence[HeldLayers], layers: int | None, width: int = 80
     name = min(_NAME, max([len(row.donor_id or _SOUGHT) for row in rows] + [len("nobody")]))
     if not layers:
         return [f"  {_short(row.donor_id, name)}  {MARKS.get(row.phase, OTHER)}  whole model" for row in rows]
-    scale = Scale.of(layers, width - name - 4)
+    told = {held.donor_id: _speed(held) for held in coverage if held.layer_ms is not None}
+    room = width - name - 4
+    wide = max(map(len, told.values()), default=-2) + 2
+    if room - wide < layers:
+        told, wide = {}, 0  # marks first
+    scale = Scale.of(layers, room - wide)
     lines = [f"  {'block':<{name}}  {scale.ruler()}"]
-    lines += [f"  {_short(row.donor_id, name)}  {scale.marks(row.phases)}" for row in rows]
+    lines += [
+        f"  {_short(row.donor_id, name)}  {scale.marks(row.phases)}  {told.get(row.donor_id, '')}".rstrip()
+        for row in rows
+    ]
     if gaps:
         missing = scale.gaps([any(layer in gap for gap in gaps) for layer in range(layers)])
         lines.append(f"  {_short('nobody', name)}  {missing}")
@@ -84,7 +94,12 @@ class Scale:
 
 
 def _held(part: Mapping[str, Any]) -> HeldLayers:
-    return HeldLayers(part["worker_id"], part["first"], part["stop"], part["phase"], part["replica"])
+    speed = part.get("layer_ms"), part.get("speed", "")  # an earlier version tells none
+    return HeldLayers(part["worker_id"], part["first"], part["stop"], part["phase"], part["replica"], *speed)
+
+
+def _speed(held: HeldLayers) -> str:
+    return f"{held.layer_ms:.2g} ms {held.speed}"
 
 
 def _short(donor_id: str, width: int) -> str:

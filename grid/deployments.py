@@ -91,6 +91,10 @@ class HeldLayers:
     """``placing``, ``loading``, ``ready`` …"""
     replica: int
     """Number of the replica, the same for all its stages."""
+    layer_ms: float | None = None
+    """One token of a single session through one layer there, in ms. None: nobody asked, it holds the whole model."""
+    speed: str = ""
+    """Where that comes from: ``measured``, ``probed`` or ``presumed``, see `grid.layers.speed`. Empty with None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,7 @@ class DeploymentReport:
 
 
 def _held(wire: Mapping[str, Any]) -> HeldLayers:
-    return HeldLayers(*(wire[one.name] for one in fields(HeldLayers)))
+    return HeldLayers(**{one.name: wire[one.name] for one in fields(HeldLayers) if one.name in wire})
 
 
 def missing_layers(coverage: Sequence[HeldLayers], num_layers: int | None) -> list[range]:

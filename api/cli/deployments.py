@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ..strip import LEGEND, strip_lines
+from ..strip import LEGEND, SPEEDS, strip_lines
 from .options import ApiKey, ConfigFile, Url
 from .output import Json, print_json, say, tell
 from .service import service
@@ -69,6 +69,8 @@ def lines(told: Mapping[str, Any], width: int) -> Iterator[str]:
     if any(one["coverage"] for one in told["deployments"]):
         yield ""
         yield LEGEND
+    if any(held.get("layer_ms") is not None for one in told["deployments"] for held in one["coverage"]):
+        yield SPEEDS
 
 
 def _head(one: Mapping[str, Any]) -> str:

@@ -95,6 +95,10 @@ class HeldDocument(BaseModel):
     stop: int = Field(description="The layer after the last one.")
     phase: str = Field(description="`placing`, `loading`, `ready` …")
     replica: int = Field(description="The same for all stages of a replica.")
+    layer_ms: float | None = Field(
+        description="One token of a single session through one layer there, in ms. Null: the model is not split."
+    )
+    speed: str = Field(description="Where `layer_ms` comes from: `measured`, `probed` or `presumed`; empty with null.")
 
 
 class ServingDocument(BaseModel):
@@ -157,7 +161,13 @@ class DeploymentDocument(BaseModel):
             num_layers=report.num_layers,
             coverage=[
                 HeldDocument(
-                    worker_id=held.donor_id, first=held.first, stop=held.stop, phase=held.phase, replica=held.replica
+                    worker_id=held.donor_id,
+                    first=held.first,
+                    stop=held.stop,
+                    phase=held.phase,
+                    replica=held.replica,
+                    layer_ms=held.layer_ms,
+                    speed=held.speed,
                 )
                 for held in report.coverage
             ],

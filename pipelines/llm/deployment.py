@@ -156,3 +156,7 @@ class Held:
     phase: Phase
     replica: int
     """Its epoch."""
+    layer_seconds: float | None = None
+    """One token of a single session through one layer there. None: nobody asked."""
+    speed: str = ""
+    """Where that comes from: a `Source`. Empty with None."""

@@ -58,7 +58,7 @@ def test_a_specification_as_a_deployment():
     ],
 )
 def test_a_report(ready, replicas, state):
-    held = Held("d", range(2, 4), Phase.LOADING, 7)
+    held = Held("d", range(2, 4), Phase.LOADING, 7, 0.012345, "measured")
     served = Served(
         id="m",
         aliases=(),
@@ -72,4 +72,4 @@ def test_a_report(ready, replicas, state):
     )
     report = report_of(served, 5)
     assert (report.state, report.version, report.why, report.losses) == (state, 5, "so", 1)
-    assert report.coverage == (HeldLayers("d", 2, 4, "loading", 7),)
+    assert report.coverage == (HeldLayers("d", 2, 4, "loading", 7, 12.0, "measured"),)

@@ -20,6 +20,8 @@ def test_values_come_back_as_they_were_and_a_later_version_may_say_more():
     assert DeploymentSpec.from_wire(spec.to_wire() | {"hue": "blue"}) == spec
     report = DeploymentReport(state=DeploymentState.PARTIAL, coverage=(HeldLayers("d", 0, 2, "loading", 1),))
     assert DeploymentReport.from_wire(report.to_wire() | {"hue": "blue"}) == report
+    before_speeds = {"donor_id": "d", "first": 0, "stop": 2, "phase": "loading", "replica": 1}
+    assert DeploymentReport.from_wire(report.to_wire() | {"coverage": [before_speeds]}) == report
     assert spec.change(layers=[[0, 9]]).layers == ((0, 9),)
     with pytest.raises(TypeError):
         spec.change(hue="blue")

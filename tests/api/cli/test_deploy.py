@@ -60,6 +60,19 @@ def test_ranges_that_are_none(idlegrid, text):
     assert "--layers" in done.err
 
 
+def test_how_fast_who_is_stands_beside_the_marks_where_there_is_room():
+    slow = part("local-0", 0, 2) | {"layer_ms": 12.0, "speed": "measured"}
+    quick = part("local-1", 2, 4) | {"layer_ms": 0.41, "speed": "presumed"}
+    shown = strip_lines(told(slow, quick, layers=4))
+    assert shown == [
+        "  block    0  1  2  3",
+        "  local-0  ██████······  12 ms measured",
+        "  local-1  ······██████  0.41 ms presumed",
+    ]
+    narrow = strip_lines(told(slow, quick, layers=4), width=24)
+    assert narrow[1] == "  local-0  ██████······", "the marks come first"
+
+
 def test_a_strip_of_few_blocks():
     shown = strip_lines(
         told(

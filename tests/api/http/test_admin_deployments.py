@@ -46,7 +46,7 @@ async def test_what_is_reported_and_by_whom(jobs, store):
     assert (await jobs.get(DEPLOYMENTS)).json() == {"deployments": [], "serving": None}
     await jobs.post(DEPLOYMENTS, json={"model": "idlegrid-tiny"})
     lease = store.leases.hold(SERVING, "one", 30, "http://one:8000")
-    held = (HeldLayers("d-1", 0, 2, "ready", 7), HeldLayers("d-2", 2, 4, "loading", 7))
+    held = (HeldLayers("d-1", 0, 2, "ready", 7, 1.5, "probed"), HeldLayers("d-2", 2, 4, "loading", 7))
     report = DeploymentReport(state=DeploymentState.PLACING, version=1, why="a word", num_layers=6, coverage=held)
     assert store.deployments.report("idlegrid-tiny", report, lease.fence)
     listed = (await jobs.get(DEPLOYMENTS)).json()
@@ -54,6 +54,7 @@ async def test_what_is_reported_and_by_whom(jobs, store):
     [told] = listed["deployments"]
     assert (told["state"], told["why"], told["num_layers"], told["missing"]) == ("placing", "a word", 6, [[2, 6]])
     assert [part["worker_id"] for part in told["coverage"]] == ["d-1", "d-2"]
+    assert [(part["layer_ms"], part["speed"]) for part in told["coverage"]] == [(1.5, "probed"), (None, "")]
     store.leases.release(SERVING, "one")
     assert not (await jobs.get(DEPLOYMENTS)).json()["serving"]["alive"]
 
