@@ -22,14 +22,14 @@ MOST = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def sha256_of(path: Path) -> bytes:
+def sha256_of(path: Path, *, believe: bool = True) -> bytes:
     """The digest of a file's content, 32 bytes. Raises OSError.
 
-    What the Hugging Face hub keeps is named by it already. Another large file is read when it is first seen, and when
+    What the Hugging Face hub keeps is named by it already, and the name is believed unless `believe` is False. Another large file is read when it is first seen, and when
     size or times say that it changed.
     """
     real = path.resolve()
-    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
+    if believe and real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
         return bytes.fromhex(real.name)
     before = real.stat()
     if before.st_size < LARGE:

@@ -17,6 +17,7 @@ from .batches import by_token_budget
 from .devices import describe
 from .encoders import Encoder, fast_bfloat16, openvino_available, openvino_encoder, torch_encoder
 from .memory import keep_freed_memory
+from .model_pins import own_code
 from .models import resolve, revision
 
 MIN_COSINE = 0.999
@@ -98,9 +99,14 @@ class EmbeddingModel:
         _be_quiet()
         keep_freed_memory()
         self._lock = threading.Lock()
-        pipeline = SentenceTransformer(
-            str(folder), device=str(self._device), model_kwargs={"use_safetensors": True}, local_files_only=True
-        ).eval()
+        with own_code(model, folder) as trusted:
+            pipeline = SentenceTransformer(
+                str(folder),
+                device=str(self._device),
+                model_kwargs={"use_safetensors": True},
+                local_files_only=True,
+                trust_remote_code=trusted,
+            ).eval()
         transformer, *head = pipeline
         self._head = [module for module in head if not isinstance(module, Normalize)]
         self._tokenizer = pipeline.tokenizer

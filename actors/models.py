@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..grid import catalogue
 from .digests import sha256_of
+from .model_pins import ModelNotFound as ModelNotFound
+from .model_pins import check, commit_of, is_allowed, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,23 @@ DIFFUSERS = Layout(
 """A folder for each part of a pipeline; a whole model in one file beside them is not fetched."""
 
 
-class ModelNotFound(Exception):
-    """The model's files can't be had on this machine. The message says what was tried."""
-
-
 def resolve(model: str, *, fetch: bool = True, layout: Layout = TRANSFORMERS) -> Path:
     """The folder that holds `model`'s files: a path, a catalogue name or alias, or a Hugging Face id.
 
     Looks in this order: a local folder; an installed package that carries the weights (catalogue); the hub's cache and
-    the hub itself (not with `fetch=False` or `HF_HUB_OFFLINE=1`). Raises ModelNotFound.
+    the hub itself (not with `fetch=False` or `HF_HUB_OFFLINE=1`), for the pinned revision if there is one. Raises
+    ModelNotFound; ModelRefused for files that are not those of the models' lock (`model_pins`).
     """
+    name = name_of(model)
+    found = locate(model, fetch=fetch, layout=layout, revision=commit_of(name), code=is_allowed(name))
+    check(name, found)
+    return found
+
+
+def locate(
+    model: str, *, fetch: bool = True, layout: Layout = TRANSFORMERS, revision: str | None = None, code: bool = False
+) -> Path:
+    """The same, pinned or not. `revision`: of the hub, None for the newest; `code`: with the model's own modules."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / layout.head).is_file():
@@ -51,7 +60,7 @@ def resolve(model: str, *, fetch: bool = True, layout: Layout = TRANSFORMERS) ->
     entry = catalogue.find(model)
     if entry is not None and entry.package is not None and (packaged := _packaged(entry.package)) is not None:
         return packaged
-    return _from_hub(entry.id if entry is not None else model, fetch, layout)
+    return _from_hub(entry.id if entry is not None else model, fetch, layout, revision, code)
 
 
 def _packaged(package: str) -> Path | None:
@@ -62,7 +71,7 @@ def _packaged(package: str) -> Path | None:
     return Path(module.MODEL_DIR)
 
 
-def _from_hub(model_id: str, fetch: bool, layout: Layout) -> Path:
+def _from_hub(model_id: str, fetch: bool, layout: Layout, revision: str | None, code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -70,7 +79,8 @@ def _from_hub(model_id: str, fetch: bool, layout: Layout) -> Path:
         return Path(
             snapshot_download(
                 model_id,
-                allow_patterns=list(layout.wanted),
+                revision=revision,
+                allow_patterns=[*layout.wanted, "*.py"] if code else list(layout.wanted),
                 ignore_patterns=list(layout.unwanted) or None,
                 local_files_only=not fetch,
             )

@@ -65,6 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A `.env` or `config.yaml` of whoever runs the tests must not matter: they run in an empty folder."""
     os.chdir(tmp_path_factory.mktemp("empty"))
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))  # the models' lock
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # the embedded store, the secret, outboxes
 
 

@@ -16,6 +16,7 @@ import torch
 
 from ...grid import catalogue
 from ..devices import chosen_device, describe, half_of, named_dtype
+from ..model_pins import own_code
 from ..models import DIFFUSERS, resolve, revision
 from . import offload
 from .picture import Check, DiffusionFacts, NotDrawn, Picture, Told, Wish, nothing, refusal, untold
@@ -52,7 +53,8 @@ class DiffusionModel:
         folder = resolve(model, layout=DIFFUSERS)
         self._device = chosen_device(device)
         self._dtype = named_dtype(dtype, half_of(self._device))
-        self._pipe = _loaded(folder, self._dtype)
+        with own_code(model, folder) as trusted:
+            self._pipe = _loaded(folder, self._dtype, trusted)
         self._accepted = inspect.signature(type(self._pipe).__call__).parameters
         if "callback_on_step_end" not in self._accepted:
             raise ValueError(
@@ -189,15 +191,17 @@ class DiffusionModel:
         return usual is not None and usual > 1
 
 
-def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+def _loaded(folder: Path, dtype: torch.dtype, trusted: bool) -> Any:
     """The pipeline in main memory. Raises ValueError for a folder that holds something else."""
     with _quiet():
         from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
         config = DiffusionPipeline.load_config(folder, local_files_only=True)
         unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in config else {}
-        pipe = AutoPipelineForText2Image.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **unchecked
+        own = isinstance(config.get("_class_name"), list | tuple)  # a pipeline of the model's own: module and class
+        kind = DiffusionPipeline if own else AutoPipelineForText2Image
+        pipe = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=trusted, **unchecked
         )
     pipe.set_progress_bar_config(disable=True)
     if hasattr(pipe.vae, "enable_slicing"):

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
+from ..model_pins import own_code
 from .request import RequestRefused
 
 
@@ -28,12 +29,14 @@ class Codec:
         """Tokens that end an answer: the generation configuration's and the tokenizer's own."""
 
     @classmethod
-    def load(cls, folder: Path) -> Codec:
-        """Reads only local files and runs none of the model's code. Raises NoTokenizer."""
+    def load(cls, folder: Path, model: str | None = None) -> Codec:
+        """Reads only local files; runs the model's own code only where that is allowed to `model`, the name by which it
+        was asked for (the folder, if none is given). Raises NoTokenizer, ModelRefused."""
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            with own_code(model or str(folder), folder) as trusted:
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         except (OSError, ValueError, KeyError) as error:
             raise NoTokenizer(f"{folder} has no tokenizer that transformers can read: {error}") from error
         if not hasattr(tokenizer, "backend_tokenizer"):

@@ -61,8 +61,13 @@ def architecture(folder: Path) -> Architecture:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (KeyError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModel(
+                f"{folder.name} brings code of its own, which our engine never runs; the engine transformers does "
+                "(inference.engine) where the operator of the machine allows it (models.remote_code)"
+            ) from error
         raise UnsupportedModel(f"{folder.name}: transformers can't read its config.json: {error}") from error
     family = _family(config)
     heads = int(config.num_attention_heads)

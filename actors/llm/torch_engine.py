@@ -75,7 +75,7 @@ class TorchEngine(ThreadedEngine):
             )
             for start, stop in pairwise((0, *options.cuts, shape.num_layers))
         ]
-        codec, identity = Codec.load(folder), revision(folder)
+        codec, identity = Codec.load(folder, self._model), revision(folder)
         sequencer = Sequencer(sequencer_config(options, blocks, shape, identity))
         facts = EngineFacts(
             model=self._model,

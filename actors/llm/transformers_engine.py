@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..model_pins import own_code
 from ..models import revision
 from .answer import NO_CHOICE, Answer
 from .codec import Codec
@@ -62,6 +63,7 @@ class TransformersEngine(ThreadedEngine):
         """`max_sequences` are computed at a time, `queue_limit` more may wait; a prompt is computed `chunk` tokens a
         step, which bounds how long an abort takes. `context`: less than the model's own, if given."""
         super().__init__(model or folder.name, slots=max_sequences, queue_limit=queue_limit)
+        self._asked = model or str(folder)
         self._folder, self._dtype, self._device, self._context = folder, dtype, device, context
         self._max_sequences, self._chunk = max_sequences, chunk
 
@@ -69,8 +71,8 @@ class TransformersEngine(ThreadedEngine):
         """Raises NoTokenizer, or what transformers raises when it can't load the model."""
         import transformers
 
-        codec = Codec.load(self._folder)
-        runner = _Runner(self._folder, self._dtype, self._device, self._chunk)
+        codec = Codec.load(self._folder, self._asked)
+        runner = _Runner(self._asked, self._folder, self._dtype, self._device, self._chunk)
         facts = EngineFacts(
             model=self._name,
             revision=revision(self._folder),
@@ -88,14 +90,19 @@ class TransformersEngine(ThreadedEngine):
 class _Runner:
     """The model: one forward call for one sequence."""
 
-    def __init__(self, folder: Path, dtype: str, device: str, chunk: int) -> None:
+    def __init__(self, name: str, folder: Path, dtype: str, device: str, chunk: int) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
+        with own_code(name, folder) as trusted:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=trusted,
+                use_safetensors=True,
+            )
         self._model = model.to(device).eval()
         self._device, self._chunk = device, chunk
         text = model.config.get_text_config()

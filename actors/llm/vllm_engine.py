@@ -110,7 +110,7 @@ class VllmEngine(Engine):
 
     def _load(self) -> _Loaded:
         folder = resolve(self._model)
-        codec, identity = Codec.load(folder), revision(folder)
+        codec, identity = Codec.load(folder, self._model), revision(folder)
         client = self._launch(folder, self._options, self._meter)
         facts = EngineFacts(
             model=self._model,

@@ -31,7 +31,7 @@ class ShardedEngine(ThreadedEngine):
 
     def _load(self) -> Loaded:
         folder = resolve(self._model)
-        codec = Codec.load(folder)
+        codec = Codec.load(folder, self._model)
         facts = EngineFacts(
             model=self._model,
             revision=revision(folder),

@@ -16,6 +16,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..devices import chosen_device, describe, half_of, named_dtype, seeded
+from ..model_pins import own_code
 from ..models import resolve, revision
 from .look import Answer, Check, Look, NotAnswered, Pixels, Told, Turn, VisionFacts, Wish, nothing, untold
 
@@ -186,13 +187,14 @@ def _part(part: str | None) -> dict[str, str]:
 
 def _loaded(model: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Processor and model. Raises ValueError for a model that sees no pictures."""
-    with _quiet():
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    with _quiet(), own_code(model, folder) as trusted:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        own = trusted and "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+        if not own and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             raise ValueError(f"{model} is a model of the kind {config.model_type!r}, which sees no pictures")
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=trusted
         )
     return processor, loaded
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from ..devices import describe
+from ..model_pins import own_code
 from ..models import resolve, revision
 from .network import Network, encoding_once
 from .speech import SAMPLE_RATE, Samples, Segment, SpeechFacts, Transcript, Wish, WishRefused, Word, nothing, untold
@@ -69,10 +70,13 @@ class WhisperModel:
         transformers.utils.logging.set_verbosity_error()
         self._device = torch.device(device if device != "auto" else "cuda:0" if torch.cuda.is_available() else "cpu")
         self._dtype = DTYPES[dtype if dtype != "auto" else "float16" if self._device.type == "cuda" else "float32"]
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        if config.model_type != "whisper":
+        with own_code(model, folder) as trusted:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        if not isinstance(config, transformers.WhisperConfig):
             raise ValueError(f"{model} is a model of the kind {config.model_type!r}, not a Whisper one")
-        loaded = Network.from_pretrained(folder, dtype=self._dtype, use_safetensors=True, local_files_only=True)
+        loaded = Network.from_pretrained(
+            folder, config=config, dtype=self._dtype, use_safetensors=True, local_files_only=True
+        )
         self._model = loaded.to(self._device).eval()
         self._tokenizer = transformers.WhisperTokenizer.from_pretrained(folder, local_files_only=True)
         self._features = transformers.WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from ..model_lock import COMMIT, CONTENT
 from ..regions import check_region
 from ..schedule import Schedule
 from ..suggest import did_you_mean
@@ -81,6 +82,19 @@ def _networks(value: Any) -> Any:
     return {str(ipaddress.ip_network(str(network).strip())): region for network, region in value.items()}
 
 
+def _pairs(value: Any) -> Any:
+    """``a=1,b=2`` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    return {name.strip(): one.strip() for name, _, one in (part.partition("=") for part in value.split(",")) if name}
+
+
+def _revision(value: str) -> str:
+    if not (COMMIT.fullmatch(value) or CONTENT.fullmatch(value)):
+        raise ValueError("a revision is a commit (40 hex digits, no branch or tag) or a content (64)")
+    return value
+
+
 def _network(value: str) -> str:
     return str(ipaddress.ip_network(value.strip()))
 
@@ -111,3 +125,5 @@ WeekSchedule = Annotated[str, AfterValidator(_schedule)]
 """Windows of the week, e.g. ``mon-fri 18:00-08:00``."""
 Networks = Annotated[dict[str, Region], BeforeValidator(_networks)]
 """Network in CIDR form → region code; in a variable ``10.0.0.0/8=europe-west,…``."""
+Revisions = Annotated[dict[NonEmpty, Annotated[str, AfterValidator(_revision)]], BeforeValidator(_pairs)]
+"""Model → revision; in a variable ``model=revision,…``."""

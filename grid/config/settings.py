@@ -11,6 +11,7 @@ from .fields import Section, setting
 from .inference import Distributed, Inference, Speculative
 from .jobs import Database, Jobs
 from .kinds import JobTypes, NonEmpty, Region
+from .models import Models
 from .service import Api, Observability, Regions, Scheduler
 from .time_zone import local_time_zone
 
@@ -46,6 +47,7 @@ class Settings(Section):
     direct: Direct = Direct()
     inference: Inference = Inference()
     distributed: Distributed = Distributed()
+    models: Models = Models()
     speculative: Speculative = Speculative()
     observability: Observability = Observability()
     api: Api = Api()

@@ -20,7 +20,7 @@ def local_codec(model: str) -> Codec | None:
     except ImportError:
         return None
     try:
-        return Codec.load(resolve(model, fetch=False))
+        return Codec.load(resolve(model, fetch=False), model)
     except (ModelNotFound, NoTokenizer, ImportError) as error:
         logger.info("the tokenizer of %s is not here, its replicas are asked: %s", model, error)
         return None

@@ -83,7 +83,15 @@ def test_keys_beyond_the_contract_are_the_services_own_and_the_time_zone():
     of_donors = {f"load_control.{name}" for name in {"time_zone", "schedule"} | guard}
     of_donors |= {"direct.tls_cert", "direct.tls_key", "engines.whisper.engine"}
     own = set(SETTINGS) - {row[0] for row in ROWS} - of_donors
-    assert {key.partition(".")[0] for key in own} == {"api", "scheduler", "fetch", "regions", "database", "jobs"}
+    assert {key.partition(".")[0] for key in own} == {
+        "api",
+        "scheduler",
+        "fetch",
+        "regions",
+        "database",
+        "jobs",
+        "models",
+    }
     assert all(SETTINGS[key].variable == f"IDLEGRID_{key.upper().replace('.', '_')}" for key in own)
 
 
