@@ -88,6 +88,14 @@ class Leader:
         """There is no answer to this question."""
         return self._thread.run(self._give_up(number, why))
 
+    @property
+    def first_round_trip(self) -> tuple[str, float] | None:
+        """Who holds the first layers, and how long a round trip there takes, in s. None while nobody knows."""
+        chain = self._chain
+        if chain is None or (seconds := chain.head.round_trip_s) is None:
+            return None
+        return chain.places[0].donor_id, seconds
+
     def close(self) -> None:
         """End the loop; the chain is closed with its engine. Idempotent."""
         self._thread.stop()
@@ -135,7 +143,7 @@ class Leader:
         async def join(seat: Seat) -> None:
             await self._sit(member, seat)
 
-        return StagePlace(layers=member.layers, door=member.door, join=join)
+        return StagePlace(layers=member.layers, door=member.door, join=join, donor_id=member.donor_id)
 
 
 class LedEngine(ShardedEngine):

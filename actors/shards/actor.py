@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from distributed import get_worker
 
+from ...grid.layers.speed import Speed
 from ..llm.stage import Stage
 from ..llm.torch_engine import DTYPES
 from ..memory import keep_freed_memory
@@ -41,6 +43,10 @@ class StageSpec:
     threads: int | None = None
     """Of torch, in the whole worker process. None: as they are."""
     pace: Pace = field(default_factory=Pace)
+    layer_bytes: int = 0
+    """Weights of one layer, as those who cut the model count them. 0: its speed is not told."""
+    head_layers: float = 0.0
+    """What the output head costs to compute, in layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,14 @@ class StageActor:
             block_size=spec.block_size,
         )
         model, tls = bytes.fromhex(revision(folder)), listener_tls(worker)
-        self._host = StageHost(stage, model, listen_tls=tls, connect_tls=client_tls(worker), pace=spec.pace)
+        self._host = StageHost(
+            stage,
+            model,
+            listen_tls=tls,
+            connect_tls=client_tls(worker),
+            pace=spec.pace,
+            head_layers=spec.head_layers if stage.last else 0.0,
+        )
         self._thread = LoopThread("idlegrid-stage")
         weakref.finalize(self, self._thread.stop).atexit = False  # Dask dropped us: whoever wanted us is gone
         scheme = "tcp" if tls is None else "tls"
@@ -106,6 +119,17 @@ class StageActor:
         if self._host is None or self._thread is None:
             raise RuntimeError("the stage was not started")
         self._thread.run(self._host.join(seat)).result()
+
+    def speed(self) -> Speed | None:
+        """By the steps that it computed. None while they say too little."""
+        host, spec = self._host, self._spec
+        if host is None or not spec.layer_bytes:
+            return None
+        return host.times.speed(host.stage.device.type, spec.dtype, spec.layer_bytes, time.monotonic())
+
+    def next_round_trip(self) -> tuple[str, float] | None:
+        """See StageHost.next_round_trip."""
+        return None if self._host is None else self._host.next_round_trip
 
     def leave(self) -> None:
         """See StageHost.leave."""

@@ -25,6 +25,8 @@ class StagePlace:
     door: Door
     join: Callable[[Seat], Awaitable[None]]
     """Asks it to take a seat: `StageHost.join`, or that of its actor."""
+    donor_id: str = ""
+    """Where it is."""
 
 
 class NotSeated(ConnectionError):
@@ -53,14 +55,15 @@ async def connect_chain(
         held = ", ".join(f"{stage.layers.start}-{stage.layers.stop - 1}" for stage in stages)
         raise ValueError(f"layers {held} are not 0-{head.layers - 1}, each once and in order")
     await asyncio.to_thread(head.admit, epoch)
-    door = head.door
+    door, donor_id = head.door, ""
     for place, stage in reversed(list(enumerate(stages))):
         try:
             async with asyncio.timeout(within):
-                await stage.join(Seat(chain=head.chain, epoch=epoch, next=door, codec=codec))
+                seat = Seat(chain=head.chain, epoch=epoch, next=door, codec=codec, next_donor=donor_id)
+                await stage.join(seat)
         except Exception as error:
             raise NotSeated(place, stage.layers, error) from error
-        door = stage.door
+        door, donor_id = stage.door, stage.donor_id
     await asyncio.to_thread(head.connect, door)
 
 

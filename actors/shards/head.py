@@ -84,6 +84,12 @@ class Head:
         """Where the last stage sends tokens."""
         return self._inlet.door
 
+    @property
+    def round_trip_s(self) -> float | None:
+        """To the first stage. None while nobody knows."""
+        link = self._link
+        return None if link is None else link.round_trips.seconds
+
     def admit(self, epoch: int) -> None:
         """Begin an epoch: what is under way in an earlier one is lost. The last stage may connect from now on.
 

@@ -13,6 +13,7 @@ from .errors import FrameRefused, LinkFenced, LinkLost, LinkRefused, LinkTimeout
 from .frame import Buffer, Codec, Dtype, Encoded, Frame, Kind, Limits, encode
 from .leg import Door, Leg, Pace, Pulse
 from .notes import from_note, to_note
+from .round_trips import RoundTrips
 from .wire import Wire, connect
 
 ANSWERS = Limits(note=4096, body=0)
@@ -38,6 +39,8 @@ class Link:
         """Why nothing can be sent any more; None while it can."""
         self.breaks = 0
         """How often the connection broke."""
+        self.round_trips = RoundTrips()
+        """Of its pings."""
         self._door, self._tls, self._pace = door, tls, pace
         self._taken = self._next = first
         self._window = self._most_bytes = 0
@@ -206,6 +209,7 @@ class Link:
         now, pulse = asyncio.get_running_loop().time, self._pulse
         while not ears.over:
             if pulse.beat(now()):
+                ears.asked.append(now())
                 wire.send(self._control(Kind.PING))
             elif pulse.silent:
                 return "it was silent for too long"
@@ -255,6 +259,8 @@ class _Ears:
         self.welcome: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         self.over = ""
+        self.asked: deque[float] = deque()
+        """When the pings were sent that have no answer; they are answered in their order."""
 
     def heard(self, frame: Frame) -> None:
         self.pulse.answered(self.now())
@@ -266,6 +272,8 @@ class _Ears:
                 raise FrameRefused(f"{frame.kind.name} came before WELCOME")
             self.welcome.set_result(frame)
         elif frame.kind in (Kind.TAKEN, Kind.PONG):
+            if frame.kind is Kind.PONG and self.asked:
+                self.link.round_trips.heard(self.now() - self.asked.popleft())
             self.link.took(frame.step)
         else:
             raise FrameRefused(f"{frame.kind.name} came, which means nothing here")

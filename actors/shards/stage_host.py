@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...grid.layers.speed import StepTimes
+from ..llm.plan import Plan
 from ..llm.sampling import sample
 from ..llm.stage import Stage
 from .codecs import Packed, pack, unpack
@@ -20,6 +22,7 @@ from .inlet import Inlet
 from .leg import Door, Leg, Pace
 from .link import Link
 from .step_wire import StepFailed, failed_to_note, rows_from, sampled_to_note, step_from_note, step_to_note
+from .stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ class Seat:
     """Where its answers go: the next stage, or the head."""
     codec: Codec = Codec.RAW
     """How hidden states travel from here. The last stage sends tokens."""
+    next_donor: str = ""
+    """Who is next. Empty: the head."""
 
 
 class StageHost:
@@ -50,11 +55,15 @@ class StageHost:
         listen_tls: ssl.SSLContext | None = None,
         connect_tls: ssl.SSLContext | None = None,
         pace: Pace | None = None,
+        head_layers: float = 0.0,
     ) -> None:
-        """`model`: 8 bytes that name the weights."""
+        """`model`: 8 bytes that name the weights. `head_layers`: what the output head costs, if it is here."""
         self.stage, self.model = stage, model
         self.computed = 0
         """Steps."""
+        self.times = StepTimes(layers=len(stage.layers), head_layers=head_layers)
+        """What they took; another value after each."""
+        self._stopwatch = Stopwatch(stage.device)
         self._listen_tls, self._connect_tls, self._pace = listen_tls, connect_tls, pace or Pace()
         self._inlet: Inlet | None = None
         self._link: Link | None = None
@@ -100,6 +109,13 @@ class StageHost:
             self._inlet.forget(seat.chain)
         if link is not None:
             await link.close()
+
+    @property
+    def next_round_trip(self) -> tuple[str, float] | None:
+        """Who is next, and how long a round trip there takes, in s. From any thread. None while nobody knows."""
+        seat, link = self._seat, self._link
+        seconds = None if link is None else link.round_trips.seconds
+        return None if seat is None or seconds is None or not seat.next_donor else (seat.next_donor, seconds)
 
     async def close(self) -> None:
         """End everything."""
@@ -167,10 +183,19 @@ class StageHost:
             return failed_to_note(said.why), NOTHING
         if stage.last and len(rows := rows_from(said.rows)) != said.plan.logits:
             raise FrameRefused(f"{len(rows)} rows came for {said.plan.logits} rows of logits")
+        self._stopwatch.start()
         y = stage.forward(said.plan, x)
+        self._stopwatch.stop()
         self.computed += 1
         if stage.last:
             sampled = sample(y, rows)
+            self._count(said.plan)
             return sampled_to_note(sampled, said.spent.and_here(time.perf_counter() - since, waited)), NOTHING
         packed, spent = pack(y, codec), said.spent.and_here(time.perf_counter() - since, waited)
+        self._count(said.plan)
         return step_to_note(said.plan, said.rows, ids=False, spent=spent), packed
+
+    def _count(self, plan: Plan) -> None:
+        """What the step took, now that its answer has been copied to the host."""
+        logits = plan.logits if self.stage.last else 0
+        self.times = self.times.after(plan.tokens, logits, self._stopwatch.seconds, time.monotonic())
