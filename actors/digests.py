@@ -25,8 +25,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def sha256_of(path: Path, *, believe: bool = True) -> bytes:
     """The digest of a file's content, 32 bytes. Raises OSError.
 
-    What the Hugging Face hub keeps is named by it already, and the name is believed unless `believe` is False. Another large file is read when it is first seen, and when
-    size or times say that it changed.
+    What the Hugging Face hub keeps is named by it already, and the name is believed unless `believe` is False. Another
+    large file is read when it is first seen, and when size or times say that it changed.
     """
     real = path.resolve()
     if believe and real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
