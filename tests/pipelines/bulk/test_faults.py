@@ -182,7 +182,7 @@ def test_a_zombie_that_wakes_after_its_part_was_redone_is_ignored(tmp_path):
     rows = table(100)
     path = write(tmp_path / "a.parquet", rows)
     target = TracedTarget(tmp_path / "out", gated="part-00001.parquet")
-    with _two_bare_workers() as client, _frozen_until_redone(target):
+    with _two_bare_workers() as client, _frozen_until_redone(client, target):
         job(path, target).run(client)
         manifest = (tmp_path / "out/_manifest.json").read_bytes()
         late = _wake(target)
@@ -194,7 +194,7 @@ def test_a_zombie_that_wakes_after_its_part_was_redone_is_ignored(tmp_path):
 def test_control_a_zombie_doubles_rows_under_random_names(tmp_path):
     path = write(tmp_path / "a.parquet", table(100))
     target = RandomNamesTarget(tmp_path / "out", gated="part-00001.parquet")
-    with _two_bare_workers() as client, _frozen_until_redone(target):
+    with _two_bare_workers() as client, _frozen_until_redone(client, target):
         with pytest.raises(TargetError):
             job(path, target).run(client)
         late = _wake(target)
@@ -214,8 +214,8 @@ def _wake(target):
 
 @contextmanager
 def _two_bare_workers():
-    """Workers without a nanny, which would kill a frozen one, and a scheduler that gives a silent one up soon."""
-    with cluster(Scheduler, workers=0, **{"distributed.scheduler.worker-ttl": "1s"}) as client:
+    """Workers without a nanny, which would kill a frozen one."""
+    with cluster(Scheduler, workers=0) as client:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", client.scheduler.address]
         options = ["--no-nanny", "--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"]
         env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -230,13 +230,19 @@ def _two_bare_workers():
 
 
 @contextmanager
-def _frozen_until_redone(target):
-    """Freeze the process that is about to publish the gated part, as soon as it is."""
+def _frozen_until_redone(client, target):
+    """Freeze the process that is about to publish the gated part, as soon as it is, and have the scheduler give it up.
+
+    As the scheduler itself would after a silence, but no other: on a busy machine a worker that imports is silent too.
+    """
     waiting = target.trace.with_suffix(".waiting")
+    addresses = {pid: address for address, pid in pids(client).items()}
 
     def freeze():
-        until(lambda: waiting.exists() and waiting.read_text(), "the gate")
-        os.kill(int(waiting.read_text()), signal.SIGSTOP)
+        zombie = int(until(lambda: waiting.exists() and waiting.read_text(), "the gate"))
+        os.kill(zombie, signal.SIGSTOP)
+        given_up = {"address": addresses[zombie], "stimulus_id": "frozen"}
+        client.cluster.sync(client.cluster.scheduler.remove_worker, **given_up)
 
     thread = threading.Thread(target=freeze)
     thread.start()
