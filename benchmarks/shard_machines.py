@@ -201,6 +201,9 @@ class Star:
             leg = Leg(chain=chain, epoch=1, model=MODEL, layers=range(layers.start))
             self._links.append(await Link.open(stage.door, leg))
 
+    def parts(self, tokens: int) -> int:
+        return 1
+
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         return self._thread.run(self._step(step_to_note(plan, to_rows(rows), ids=True)))
 

@@ -96,6 +96,9 @@ class Told:
     def depth(self) -> int:
         return self.chain.depth
 
+    def parts(self, tokens: int) -> int:
+        return self.chain.parts(tokens)
+
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         if rows:
             self.answers += 1

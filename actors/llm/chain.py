@@ -32,7 +32,10 @@ class Chain(Protocol):
 
     @property
     def depth(self) -> int:
-        """How many steps should be under way, for no stage to wait for work: 1 or more. May change."""
+        """How many steps may be under way, for no stage to wait for work: 1 or more. May change."""
+
+    def parts(self, tokens: int) -> int:
+        """In how many steps so many tokens should be computed that could be in one: 1 to `depth`. May change."""
 
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         """Compute a step, and choose a token for each of its rows of logits, in their order.
@@ -54,6 +57,10 @@ class LocalChain:
         if not stages:
             raise ValueError("a chain needs at least one stage")
         self.stages = tuple(stages)
+
+    def parts(self, tokens: int) -> int:
+        """See Chain. One at a time is computed here, so the larger, the better."""
+        return 1
 
     def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
         """As `submit`, but waits."""

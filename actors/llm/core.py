@@ -13,7 +13,7 @@ from .request import FinishReason, TokenLogprob
 from .sampling import Sampled
 from .sequence import Outcome, Phase
 from .sequencer import Sequencer
-from .step import Accepted, Row, Step
+from .step import Accepted, Demand, Row, Step
 from .threaded import Counts, Told
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,9 @@ class EngineCore:
 
     Whatever goes wrong, every request that `add` accepted gets exactly one `Finished`, and nothing after it.
 
-    As many steps are under way as the chain asks for, and share the sequences evenly. When the chain breaks, all of
-    them are lost, and none of the tokens that were chosen: they are computed again when the chain is mended.
+    As many steps are under way as the chain asks for, and share the work evenly: prompts set out at once, sequences
+    that decode when so many are ready as a step is worth. When the chain breaks, all steps are lost, and none of the
+    tokens that were chosen: they are computed again when the chain is mended.
     """
 
     def __init__(self, sequencer: Sequencer, chain: Chain) -> None:
@@ -36,6 +37,8 @@ class EngineCore:
         self._mending: Future[None] | None = None
         self._dry = False
         """Nothing could be planned, and nothing has changed since."""
+        self._full = False
+        """Who waits found no room, and nobody has made any since."""
         self._news: Callable[[], None] = _nothing
 
     @property
@@ -58,7 +61,8 @@ class EngineCore:
         """Accept the request of a fresh answer. Raises RequestRefused. Returns its end if it is complete already."""
         request = answer.request
         self.sequencer.add(request, now)
-        self._dry = False
+        line = self.sequencer.waiting
+        self._dry, self._full = False, self._full and not (len(line) and line[0].id == request.id)
         self._answers[request.id] = answer
         if answer.finish is None:
             return []
@@ -93,21 +97,32 @@ class EngineCore:
     # ---- steps under way
 
     def _may_launch(self) -> bool:
+        if self._dry or not self.sequencer.has_work:
+            return False
         if not self._flying:
-            return self.sequencer.has_work and not self._dry
-        enough = max(1, self._living // self._chain.depth)
-        return len(self._flying) < self._chain.depth and not self._dry and self.sequencer.ready >= enough
+            return True
+        if len(self._flying) >= self._chain.depth:
+            return False
+        demand = self.sequencer.demand(waiting=not self._full)
+        return demand.prompts > 0 or demand.decoding_ready >= self._part(demand.decoding)
 
-    @property
-    def _living(self) -> int:
-        return len(self.sequencer.running) + len(self.sequencer.waiting)
+    def _part(self, decoding: int) -> int:
+        """Of the sequences that decode, what one step is worth: 8 in 3 are at least 2."""
+        return max(1, decoding // self._chain.parts(decoding)) if decoding else 1
 
-    def _share(self) -> int:
-        """Of the sequences that live, what one of the steps under way should hold at most: 8 in 3 are 3, 3 and 2."""
-        return max(1, -(-self._living // self._chain.depth))
+    def _share(self, demand: Demand) -> int:
+        """Sequences of the next step, at most: 8 that decode in 3 steps are 3, 3 and 2."""
+        if not demand.prompts:
+            return max(1, -(-demand.decoding // self._chain.parts(demand.decoding))) if demand.decoding else 1
+        left = max(1, self._chain.parts(demand.tokens) - len(self._flying))
+        return max(1, -(-demand.ready // left))
 
     def _launch(self, now: float) -> list[Told]:
-        step = self.sequencer.schedule(now, self._share())
+        waiting = len(self.sequencer.waiting)
+        most = self._share(self.sequencer.demand(waiting=not self._full))
+        step = self.sequencer.schedule(now, most)
+        nobody = 0 < waiting <= len(self.sequencer.waiting)
+        self._full = nobody and (self._full or len(step.sequences) < most)
         told = [event for outcome in step.finished for event in self._end(outcome)]
         if not step:
             self._dry = True
@@ -123,6 +138,7 @@ class EngineCore:
         while self._flying and self._flying[0][1].done():
             step, answer = self._flying.popleft()
             self._dry = False
+            self._full = self._full and not any(sequence.background for sequence in step.sequences)
             try:
                 sampled = answer.result()
             except ChainBroken as broken:
@@ -146,6 +162,7 @@ class EngineCore:
         """The pages are lost, and what was to be computed with them."""
         logger.warning("the chain broke, %d steps are lost: %s", len(self._flying) + 1, why)
         self._flying.clear()
+        self._full = False
         self.sequencer.reset()
         self._mending = self._chain.mend(why)
         self._mending.add_done_callback(lambda _: self._news())
@@ -192,7 +209,7 @@ class EngineCore:
     def _end(self, outcome: Outcome | None, error: str = "") -> list[Told]:
         if outcome is None:
             return []
-        self._dry = False
+        self._dry = self._full = False
         answer = self._answers.pop(outcome.id)
         failure = error if outcome.reason is FinishReason.ERROR else None
         return [(outcome.id, answer.end(outcome.reason, cached_tokens=outcome.cached_tokens, error=failure))]

@@ -32,7 +32,7 @@ from .prefix import extra_keys
 from .request import FinishReason, Request, RequestRefused
 from .sequence import Line, Outcome, Phase, Sequence
 from .sequencer_config import SequencerConfig
-from .step import Accepted, Row, Stats, Step
+from .step import Accepted, Demand, Row, Stats, Step
 
 __all__ = ["Accepted", "Outcome", "RequestRefused", "Row", "Sequencer", "SequencerConfig", "Stats", "Step"]
 
@@ -189,10 +189,15 @@ class Sequencer:
         """There is something to schedule or to update."""
         return bool(self._live or self._over or self.in_flight)
 
-    @property
-    def ready(self) -> int:
-        """Sequences that the next step may hold, if there is room. O(sequences)."""
-        return len(self.waiting) + sum(1 for sequence in self.running if sequence.ready)
+    def demand(self, *, waiting: bool = True) -> Demand:
+        """What the next step could hold. `waiting`: count those who wait to be admitted, too. O(sequences)."""
+        decoding = [sequence for sequence in self.running if sequence.phase is Phase.DECODE]
+        decoding_ready = sum(1 for sequence in decoding if sequence.ready)
+        prompts = [s for s in self.running if s.phase is Phase.PREFILL and s.ready]
+        prompts += self.waiting if waiting else ()
+        most = self.config.chunk or self.config.max_batched_tokens
+        tokens = sum(min(most, len(sequence.tokens) - sequence.scheduled) for sequence in prompts)
+        return Demand(len(decoding), decoding_ready, len(prompts), decoding_ready + tokens)
 
     def cached_prefix(self, prompt: tuple[int, ...], salt: str = "") -> int:
         """Tokens of a prompt that would be found computed now: what a choice of replica goes by."""

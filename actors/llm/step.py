@@ -54,6 +54,25 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What the next step could hold, if there were room for all of it."""
+
+    decoding: int
+    """Sequences that decode, those in steps under way included."""
+    decoding_ready: int
+    """Of these, those in none."""
+    prompts: int
+    """Sequences with known tokens to compute that no step under way computes yet."""
+    tokens: int
+    """Of all that are ready, a chunk of each at most."""
+
+    @property
+    def ready(self) -> int:
+        """Sequences."""
+        return self.decoding_ready + self.prompts
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What a sequencer is doing, and what it did since it was made."""
 

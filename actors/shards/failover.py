@@ -101,6 +101,10 @@ class Failover:
         """See Chain."""
         return self.head.depth
 
+    def parts(self, tokens: int) -> int:
+        """See Chain."""
+        return self.head.parts(tokens)
+
     def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
         """See Chain."""
         answer = self.head.submit(plan, rows)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import ssl
-import statistics
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -20,14 +17,8 @@ from .inlet import Inlet
 from .leg import Door, Leg, Pace
 from .link import Link
 from .loop_thread import LoopThread
+from .pipelining import Pipelining
 from .step_wire import Spent, StepFailed, sampled_from_note, step_to_note, to_rows
-
-MOST = 32
-"""Steps that a chain may ask for."""
-TRIPS = 31
-"""Steps by which their number is chosen."""
-SLACK = 0.25
-"""Of a step: what a hop costs is no reason for another one."""
 
 
 class StepLost(RuntimeError):
@@ -54,13 +45,11 @@ class Head:
         depth: int | None = None,
     ) -> None:
         """Listens at once. `layers`: of the whole model. `deadline`: seconds that a step may take at most; less once it
-        is known what steps take (`Allowance`). `depth`: steps that should be under way; None: as many as the round trip
-        asks for. Raises OSError."""
+        is known what steps take (`Allowance`). `depth`: steps that should be under way, always sharing the work; None:
+        as many as the round trip asks for, and as pays (`Pipelining`). Raises OSError."""
         self.chain, self.model, self.layers, self.deadline = chain, model, layers, deadline
         self.epoch = 0
-        self.depth = depth or 1
-        """How many steps should be under way: M*, the round trip in times of the busiest stage."""
-        self._trips: deque[float] | None = deque(maxlen=TRIPS) if depth is None else None
+        self._depth, self._pipelining = depth, Pipelining()
         self._sent: dict[int, tuple[float, int]] = {}
         """When, and of how many tokens: the steps under way, the oldest first."""
         self._allowance = Allowance(deadline)
@@ -89,6 +78,15 @@ class Head:
         """To the first stage. None while nobody knows."""
         link = self._link
         return None if link is None else link.round_trips.seconds
+
+    @property
+    def depth(self) -> int:
+        """See Chain: the round trip in times of the busiest stage."""
+        return self._depth or self._pipelining.depth
+
+    def parts(self, tokens: int) -> int:
+        """See Chain."""
+        return self._depth or self._pipelining.parts(tokens, self._thread.loop.time())
 
     def admit(self, epoch: int) -> None:
         """Begin an epoch: what is under way in an earlier one is lost. The last stage may connect from now on.
@@ -229,12 +227,10 @@ class Head:
         if position not in self._sent:
             return
         sent, tokens = self._sent.pop(position)
-        trip = asyncio.get_running_loop().time() - sent - spent.waited
+        now = asyncio.get_running_loop().time()
+        trip = now - sent - spent.waited
         self._allowance.took(tokens, trip)
-        if self._trips is None or spent.busiest <= 0:
-            return
-        self._trips.append(trip / spent.busiest)
-        self.depth = min(MOST, max(1, math.ceil(statistics.median(self._trips) - SLACK)))
+        self._pipelining.took(tokens, trip, spent.busiest, now)
 
     async def _close(self) -> None:
         await self._break("the chain was closed")

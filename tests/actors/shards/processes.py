@@ -175,6 +175,9 @@ class Disturbed:
     def depth(self) -> int:
         return self.chain.depth
 
+    def parts(self, tokens: int) -> int:
+        return self.chain.parts(tokens)
+
     def submit(self, plan: Any, rows: Any) -> Any:
         if self.left == 0:
             self.happens()

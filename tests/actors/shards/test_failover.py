@@ -75,6 +75,9 @@ class Again:
     def depth(self):
         return self.chain.depth
 
+    def parts(self, tokens):
+        return self.chain.parts(tokens)
+
     def submit(self, plan, rows):
         return self.chain.submit(plan, rows)
 

@@ -10,7 +10,7 @@ from hosts import Fleet
 
 from idlegrid.actors.llm.core import EngineCore
 from idlegrid.actors.llm.request import Request, Sampling
-from idlegrid.actors.shards.head import MOST
+from idlegrid.actors.shards.pipelining import MOST
 from idlegrid.actors.shards.step_wire import Spent
 
 pytestmark = pytest.mark.slow
@@ -26,6 +26,9 @@ class Watched:
     @property
     def depth(self):
         return self.head.depth
+
+    def parts(self, tokens):
+        return self.head.parts(tokens)
 
     def submit(self, plan, rows):
         self.under_way += 1
