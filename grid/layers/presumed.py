@@ -39,8 +39,3 @@ def presumed_gb_s(gpu_model: str | None, threads: int) -> float:
         return _CORE * max(1, threads)
     name = gpu_model.lower()
     return next((speed for part, speed in _GB_S if part in name), _SOME_GPU)
-
-
-def presumed_layer_rate(gpu_model: str | None, threads: int, layer_bytes: int, pace: float = 1.0) -> float:
-    """Layers × tokens a second, one sequence at a time. `pace`: see `Donor.pace`."""
-    return presumed_gb_s(gpu_model, threads) * 1e9 / (layer_bytes * pace)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from ...grid.layers.capacity import Capacity, LayerDonor
 from ...grid.layers.coverage import LayersMissingError, can_cover, tell_missing, tiling
 from ...grid.layers.cutting import StagesError, chain_cuts
+from ...grid.layers.near import Near, nearest_first
 from ...grid.layers.replanning import Hysteresis
 from ...grid.layers.shape import LayerRange
+from ...grid.layers.speed import Source
+
+SOONER = 0.85
+"""Donors that are nearer to each other are taken instead of better ones when a token then takes at most this share,"""
+SLOWER = 0.5
+"""and the chain carries at least this share of what the better ones would."""
+UNEVEN = 2.0
+"""Another cut must gain so many times more where its speeds were not all measured in the same way."""
+ANYWHERE = Near()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,8 @@ class Offer:
     """Dask's, of its worker."""
     score: float = 0.0
     """The higher, the better."""
+    source: Source = Source.PRESUMED
+    """Where its speed comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,19 @@ class Split:
     layers: tuple[tuple[int, int], ...] | None = None
 
 
-def cut(capacity: Capacity, offers: Sequence[Offer], split: Split, gap: range | None = None) -> Cut:
+def cut(
+    capacity: Capacity,
+    offers: Sequence[Offer],
+    split: Split,
+    gap: range | None = None,
+    *,
+    near: Near = ANYWHERE,
+    beside: Sequence[LayerDonor] = (),
+) -> Cut:
     """Donors for the layers of `gap` (default: all), at most one part each.
 
-    The number of stages counts for the whole model only: a gap is filled by as few donors as it takes.
+    The number of stages counts for the whole model only: a gap is filled by as few donors as it takes. `beside`: who
+    holds the other layers. Donors that are near each other, and near those, come before better ones where that pays.
     """
     whole = range(capacity.model.layers)
     gap = whole if gap is None else gap
@@ -62,8 +83,8 @@ def cut(capacity: Capacity, offers: Sequence[Offer], split: Split, gap: range | 
         return _given(capacity, offers, split.layers, gap)
     count = split.stages if gap == whole else 0
     if count:
-        return _counted(capacity, offers, count)
-    return _fewest(capacity, offers, gap)
+        return _counted(capacity, offers, count, near)
+    return _fewest(capacity, offers, gap, _Net(near, tuple(beside)))
 
 
 def rate(capacity: Capacity, parts: Iterable[Part]) -> float:
@@ -71,16 +92,28 @@ def rate(capacity: Capacity, parts: Iterable[Part]) -> float:
     return min(capacity.tokens_per_second(one.offer.donor, _layers(one.layers)) for one in parts)
 
 
+def token_seconds(capacity: Capacity, parts: Sequence[Part], near: Near = ANYWHERE) -> float:
+    """One token of a single session through a chain and back to its head, waiting for nobody."""
+    return _computing(capacity, parts) + near.ring_s([one.offer.donor for one in parts])
+
+
 def better(
-    capacity: Capacity, offers: Sequence[Offer], split: Split, held: Sequence[Part], hysteresis: Hysteresis
+    capacity: Capacity,
+    offers: Sequence[Offer],
+    split: Split,
+    held: Sequence[Part],
+    hysteresis: Hysteresis,
+    near: Near = ANYWHERE,
 ) -> Cut:
     """Another cut that is worth its moves, or none, with the reason. `offers`: also those that hold parts now."""
-    found = cut(capacity, offers, split)
+    found = cut(capacity, offers, split, near=near)
     if not found:
         return found
     before, after = rate(capacity, held), rate(capacity, found.parts)
-    if after < before * (1 + hysteresis.gain):
-        return Cut(why=f"{after:.1f} instead of {before:.1f} tokens/s: less than {hysteresis.gain:.0%} more")
+    uneven = len({one.offer.source for one in (*held, *found.parts)}) > 1
+    gain = hysteresis.gain * (UNEVEN if uneven else 1.0)
+    if after < before * (1 + gain):
+        return Cut(why=f"{after:.1f} instead of {before:.1f} tokens/s: less than {gain:.0%} more")
     loading = max(
         capacity.model.weight_bytes(_layers(one.layers)) / one.offer.donor.down_bytes_s for one in found.parts
     )
@@ -137,7 +170,7 @@ def _given(capacity: Capacity, offers: Sequence[Offer], layers: Iterable[tuple[i
     return _missing(capacity, range(capacity.model.layers), map(_layers, sorted(missing, key=lambda one: one.start)))
 
 
-def _counted(capacity: Capacity, offers: Sequence[Offer], count: int) -> Cut:
+def _counted(capacity: Capacity, offers: Sequence[Offer], count: int, near: Near) -> Cut:
     """So many stages: the best donors; or, if they can't hold the model, the largest."""
     last = capacity.model.layers
     if count > last:
@@ -148,37 +181,105 @@ def _counted(capacity: Capacity, offers: Sequence[Offer], count: int) -> Cut:
             why=f"{count} stages are wanted, each on a donor of its own, and {len(able)} may take one now; "
             f"{_missing(capacity, range(last), _uncovered(capacity, able)).why}"
         )
-    why = ""
-    for order in _orders(able):
-        found = _chain(capacity, _by_region(order[:count]), range(last))
-        if found:
-            return found
-        why = found.why
-    return Cut(why=why)
+    return _nearest(capacity, able, count, range(last), _Net(near))
 
 
-def _fewest(capacity: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
+def _fewest(capacity: Capacity, offers: Sequence[Offer], gap: range, net: _Net) -> Cut:
     """As few donors as it takes, of one region if one can; of those, the one with the fewest, then the best."""
     inner = _inner(capacity, gap)
     groups = [list(group) for _, group in groupby(sorted(offers, key=_region), key=_region)]
     groups.sort(key=lambda group: -max(one.score for one in group))
-    found = [one for group in groups if can_cover(inner, _donors(group)) and (one := _tiled(inner, group, gap))]
+    found = [one for group in groups if can_cover(inner, _donors(group)) and (one := _tiled(inner, group, gap, net))]
     if found:
-        return min(found, key=lambda one: len(one.parts))
+        fewest = min(len(one.parts) for one in found)
+        return _sooner(inner, [one for one in found if len(one.parts) == fewest], net)
     if can_cover(inner, _donors(offers)):
-        return _tiled(inner, offers, gap)
+        return _tiled(inner, offers, gap, net)
     return _missing(capacity, gap, can_cover(inner, _donors(offers)).missing)
 
 
-def _tiled(inner: Capacity, offers: Sequence[Offer], gap: range) -> Cut:
+def _tiled(inner: Capacity, offers: Sequence[Offer], gap: range, net: _Net) -> Cut:
     """As few of these donors as it takes, the best of them if they do, else the largest."""
     tiles = tiling(inner, _donors(offers))
-    for count in range(1, len(tiles)):
-        for order in _orders(offers):
-            if found := _chain(inner, _by_region(order[:count]), gap):
-                return found
+    for count in range(1, len(tiles) + 1):
+        if found := _nearest(inner, offers, count, gap, net):
+            return found
     exact = sorted((one for one in offers if one.donor.id in tiles), key=lambda one: tiles[one.donor.id].start)
     return _chain(inner, _by_region(exact), gap) or _chain(inner, exact, gap)
+
+
+@dataclass(frozen=True, slots=True)
+class _Net:
+    """What lies between the donors of a chain."""
+
+    near: Near
+    beside: tuple[LayerDonor, ...] = ()
+    """Who holds its other layers."""
+
+    def hops_s(self, donors: Sequence[LayerDonor]) -> float:
+        """What a token spends between them; for a part of a chain: between them, and from and to the rest of it."""
+        if not self.beside:
+            return self.near.ring_s(donors)
+        within = sum(self.near.round_trip_s(a, b) for a, b in pairwise(donors)) / 2
+        ends = (self.near.round_trip_s(one, other) for one in (donors[0], donors[-1]) for other in self.beside)
+        return within + sum(ends) / 2 / len(self.beside)
+
+    def ordered(self, order: Sequence[Offer]) -> list[Offer]:
+        """Region by region, and neighbours near each other."""
+        known = {one.donor.id: one for one in order}
+        return [known[one.id] for one in self.near.ring(_donors(_by_region(order)))]
+
+    def nearest(self, offers: Sequence[Offer], count: int) -> list[list[Offer]]:
+        """Beginning with each of the best: it and those that are nearest to it, or the nearest to the rest."""
+        best = _orders(offers)[0]
+        known = {one.donor.id: one for one in best}
+        starts = self.beside or tuple(_donors(best[:STARTS]))
+        found = []
+        for start in starts:
+            order = nearest_first(self.near, start, _donors(best))
+            found.append([known[one.id] for one in order[:count]])
+        return found
+
+
+STARTS = 4
+"""Of so many donors, those that are nearest to each are looked at."""
+
+
+def _nearest(inner: Capacity, offers: Sequence[Offer], count: int, gap: range, net: _Net) -> Cut:
+    """So many donors: the best, or the largest where those can't hold it; or such as are near, if it is worth it."""
+    tried = [_chain(inner, net.ordered(order[:count]), gap) for order in _orders(offers)]
+    found = next((one for one in tried if one), None)
+    if found is None:
+        return tried[-1]
+    others = [_chain(inner, net.ordered(order), gap) for order in net.nearest(offers, count)]
+    return _sooner(inner, [found, *(one for one in others if one)], net)
+
+
+def _sooner(inner: Capacity, cuts: Sequence[Cut], net: _Net) -> Cut:
+    """The first, or the one on which a single session's token comes so much sooner that it is worth carrying less."""
+    first = cuts[0]
+    least, seconds = SLOWER * _rate(inner, first), SOONER * _alone(inner, first, net)
+    able = [one for one in cuts if _rate(inner, one) >= least and _alone(inner, one, net) < seconds]
+    return min(able, key=lambda one: _alone(inner, one, net), default=first)
+
+
+def _rate(inner: Capacity, found: Cut) -> float:
+    return rate(inner, _inside(found))
+
+
+def _alone(inner: Capacity, found: Cut, net: _Net) -> float:
+    """See `token_seconds`."""
+    return _computing(inner, _inside(found)) + net.hops_s([one.offer.donor for one in found.parts])
+
+
+def _inside(found: Cut) -> list[Part]:
+    """Its parts, numbered as `_inner` does."""
+    at = found.parts[0].layers.start
+    return [Part(range(one.layers.start - at, one.layers.stop - at), one.offer) for one in found.parts]
+
+
+def _computing(capacity: Capacity, parts: Iterable[Part]) -> float:
+    return sum(capacity.model.work(_layers(one.layers)) * one.offer.donor.seconds_a_layer for one in parts)
 
 
 def _orders(offers: Sequence[Offer]) -> tuple[list[Offer], list[Offer]]:

@@ -1,16 +1,20 @@
 """Who gets which layers of one chain: as few as it takes, as many as are wanted, or the ranges that were given."""
 
+import random
 from dataclasses import replace
+from itertools import combinations, permutations
 
 import pytest
 
 from idlegrid.grid.layers.capacity import Capacity, LayerDonor
-from idlegrid.grid.layers.presumed import presumed_gb_s, presumed_layer_rate
+from idlegrid.grid.layers.near import Near
+from idlegrid.grid.layers.presumed import presumed_gb_s
 from idlegrid.grid.layers.replanning import Hysteresis
 from idlegrid.grid.layers.shape import ModelShape, Traffic
-from idlegrid.pipelines.llm.chain_plan import Offer, Part, Split, better, cut, rate
+from idlegrid.grid.layers.speed import Source, Speed
+from idlegrid.pipelines.llm.chain_plan import Offer, Part, Split, better, cut, rate, token_seconds
 from idlegrid.pipelines.llm.deployment import Deployment
-from idlegrid.pipelines.llm.donor_facts import UNLIMITED, Needs, offer_of
+from idlegrid.pipelines.llm.donor_facts import UNLIMITED, Needs, facts_of, offer_of
 from idlegrid.pipelines.llm.model_shape import NoShape, configuration, local_layers, sizes_of
 from idlegrid.pipelines.llm.staging import holes
 
@@ -74,6 +78,58 @@ def test_a_gap_is_filled_by_one_if_one_can_and_its_ends_cost_nothing_inside_the_
     assert none.why.startswith("layer 7 of 0-7 has no holder; ")
 
 
+def far(**pairs):
+    """Milliseconds between donors, as ``ab=20``."""
+    return Near(pairs={tuple(sorted(pair)): ms / 1000 for pair, ms in pairs.items()})
+
+
+def test_neighbours_in_a_chain_are_near_each_other():
+    """Round a, c, b, d a token spends 21 ms between them; in the order of their scores it would be 40."""
+    offers = [offer(id_, 2, score=4.0 - place) for place, id_ in enumerate("abcd")]
+    net = far(ab=20, bc=20, cd=20, ad=20, ac=1, bd=1)
+    found = cut(CAPACITY, offers, Split(4), near=net)
+    assert found.parts[0].offer.donor.id == "a"
+    assert token_seconds(CAPACITY, found.parts, net) == pytest.approx(8 / 100 + 0.021)
+
+
+def test_donors_that_are_near_come_before_better_ones_if_that_pays():
+    offers = [offer("best", rate=130.0, score=9), offer("good", rate=130.0, score=8), offer("near"), offer("by")]
+    apart = dict.fromkeys(("best good", "best near", "best by", "good near", "good by"), 300)
+    net = Near(pairs={tuple(sorted(pair.split())): ms / 1000 for pair, ms in (apart | {"near by": 2}).items()})
+    assert {id_ for id_, *_ in parts(cut(CAPACITY, offers, Split(2), near=net))} == {"near", "by"}
+    assert {id_ for id_, *_ in parts(cut(CAPACITY, offers, Split(2)))} == {"best", "good"}
+    crawling = [*offers[:2], offer("near", rate=10.0), offer("by", rate=10.0)]
+    assert {id_ for id_, *_ in parts(cut(CAPACITY, crawling, Split(2), near=net))} == {"best", "good"}
+
+
+def test_a_gap_is_filled_near_the_rest_of_the_chain():
+    offers = [offer("best", rate=110.0, score=9), offer("near")]
+    rest = [offer("left").donor, offer("right").donor]
+    net = Near(pairs={("best", "left"): 0.3, ("best", "right"): 0.3, ("left", "near"): 0.01, ("near", "right"): 0.01})
+    assert parts(cut(CAPACITY, offers, ANY, range(2, 5), near=net, beside=rest)) == [("near", 2, 5)]
+    assert parts(cut(CAPACITY, offers, ANY, range(2, 5), near=net)) == [("best", 2, 5)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_other_order_of_the_same_donors_is_nearer(seed):
+    choose = random.Random(seed)
+    ids = "abcdef"[: choose.randint(2, 6)]
+    offers = [offer(id_, 8, float(choose.randint(50, 100)), score=choose.random()) for id_ in ids]
+    net = Near(pairs={pair: choose.random() for pair in combinations(ids, 2)})
+    found = [one.offer.donor for one in cut(CAPACITY, offers, Split(len(ids)), near=net).parts]
+    assert net.ring_s(found) == pytest.approx(min(map(net.ring_s, permutations(found))))
+
+
+def test_speeds_that_were_measured_in_different_ways_must_differ_more():
+    held = [Part(range(4), offer("a", rate=100.0)), Part(range(4, 8), offer("b", rate=100.0))]
+    other = replace(offer("c", rate=125.0), source=Source.MEASURED)
+    spare = replace(offer("d", rate=125.0), source=Source.MEASURED)
+    offers = [replace(other, score=3.0), replace(spare, score=2.0)]
+    assert "less than 30% more" in better(CAPACITY, offers, Split(2), held, Hysteresis()).why
+    measured = [replace(one, offer=replace(one.offer, source=Source.MEASURED)) for one in held]
+    assert better(CAPACITY, offers, Split(2), measured, Hysteresis())
+
+
 def test_another_cut_must_gain_enough():
     held = [Part(range(4), offer("a", rate=50.0)), Part(range(4, 8), offer("b", rate=100.0))]
     own = [one.offer for one in held]
@@ -101,11 +157,35 @@ def test_what_a_donor_brings():
     assert offer_of({**row, "memory_gb": None}, Needs(1)).donor.memory_bytes == UNLIMITED
 
 
+def test_what_was_measured_of_donors_and_what_lies_between_them():
+    plain = {
+        "region": "oceania", "score": 1.0, "gpu_model": None, "gpu_memory_free_gb": None, "memory_gb": None,
+        "threads": 1, "pace": 1.0, "running": 0,
+    }  # fmt: skip
+    slow = Speed(device="cpu", dtype="float32", source=Source.PROBED, read_bytes_s=1e9)
+    rows = {
+        "new": plain | {"id": "new", "address": "tcp://new"},
+        "slow": plain | {"id": "slow", "address": "tcp://slow", "speeds": [slow.to_wire()], "links": {"new": 0.04}},
+    }
+    known = facts_of(rows, ["new", "slow"], Needs(10**9))
+    rates = {one.donor.id: (one.donor.rate, one.source) for one in known.offers}
+    assert rates == {
+        "new": (pytest.approx(1.0), Source.PRESUMED),
+        "slow": (pytest.approx(1.0), Source.PROBED),
+    }, "nobody is presumed to be quicker than those that look the same were found to be"
+    quick = Speed(device="cpu", dtype="float32", source=Source.PROBED, read_bytes_s=4e9)
+    found = known.with_speeds({"new": quick})
+    assert {one.donor.id: one.donor.rate for one in found.offers} == {"new": 4.0, "slow": 1.0}
+    new, old = found.donors({"new", "slow", "gone"})
+    assert found.near.round_trip_s(new, old) == 0.04
+    other = found.needing(Needs(10**9, dtype="bfloat16"))
+    assert {one.source for one in other.offers} == {Source.PRESUMED}
+
+
 def test_the_speed_that_is_presumed():
     assert presumed_gb_s("NVIDIA H100 80GB HBM3", 8) == 3350.0
     assert presumed_gb_s("some card", 8) == 400.0
     assert presumed_gb_s(None, 0) == 5.0
-    assert presumed_layer_rate("NVIDIA L40S", 1, 864 * 10**6, pace=2.0) == 500.0
 
 
 def test_a_models_sizes_are_those_that_its_stages_load():
