@@ -18,6 +18,7 @@ from .job import BulkJob, BulkReport
 from .operators import OperatorSpec, Results, RowOperator
 from .plan import Plan
 from .progress import Progress
+from .run import RunOptions
 from .transcribe import TranscribeSpec, transcribe_parquet
 from .watch import Patience
 
@@ -39,6 +40,7 @@ __all__ = [
     "Progress",
     "Results",
     "RowOperator",
+    "RunOptions",
     "TargetError",
     "TooManyErrors",
     "TranscribeSpec",

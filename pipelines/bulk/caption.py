@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...actors.vision.look import Task
 from ...grid import catalogue
 from .errors import InputError
-from .job import BulkJob, BulkReport, Listener
+from .job import BulkReport
+from .run import LONG_UNIT_SECONDS, RunOptions, Source, run_job
 from .schema import check_file_column
+from .specs import MediaSpec
 from .target import Target
-from .watch import Patience
 
 if TYPE_CHECKING:
     from .caption_operator import CaptionOperator
 
-UNIT_SECONDS = 60.0
-"""A part's size: longer than for texts, since one answer may take seconds."""
-_SAME_ON_ALL_WORKERS = ("revision", "dtype")
 
-
-@dataclass(frozen=True, slots=True)
-class CaptionSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionSpec(MediaSpec):
     """Which answers about pictures are wanted (an `OperatorSpec`)."""
 
-    model: str
-    """Folder, catalogue name or Hugging Face id."""
+    wanted = ("task", "question", "max_tokens", "dtype")
+
     task: Task = "image_caption"
     question: str | None = None
     """About each picture, for the task image_qa."""
     max_tokens: int = 1024
     """Of an answer."""
-    dtype: str = "auto"
-    """Of the weights. All workers use what the first one chose."""
-    prefix: str = ""
-    """Before the names of the result columns."""
-    storage: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """For fsspec, where rows name paths or URLs. Never written anywhere."""
-    column_option = "--prefix"
 
     def __post_init__(self) -> None:
         if (self.task == "image_qa") != (self.question is not None):
@@ -49,17 +38,6 @@ class CaptionSpec:
     @property
     def job_type(self) -> str:
         return "vision"
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        names = ("task", "question", "max_tokens", "dtype")
-        return {name: getattr(self, name) for name in names} | {"column_prefix": self.prefix}
-
-    def pinned(self, facts: Mapping[str, Any]) -> CaptionSpec:
-        return replace(self, dtype=facts["dtype"])
-
-    def identity(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {name: facts[name] for name in _SAME_ON_ALL_WORKERS}
 
     def check_column(self, schema: Any, column: str) -> None:
         """Raise InputError for a column that holds no pictures."""
@@ -74,7 +52,7 @@ class CaptionSpec:
 
 def caption_parquet(
     client: Any,
-    source: str | Path | Sequence[str | Path],
+    source: Source,
     target: str | Path | Target,
     *,
     image_column: str,
@@ -84,14 +62,7 @@ def caption_parquet(
     max_tokens: int = 1024,
     dtype: str = "auto",
     prefix: str = "",
-    error_column: str = "error",
-    on_progress: Listener | None = None,
-    dry_run: bool = False,
-    max_error_ratio: float | None = None,
-    unit_seconds: float = UNIT_SECONDS,
-    unit_rows: int | None = None,
-    storage_options: dict[str, Any] | None = None,
-    patience: Patience | None = None,
+    **run: Unpack[RunOptions],
 ) -> BulkReport:
     """Say what is in every picture of Parquet files; write the same rows plus the answers and an error column.
 
@@ -102,24 +73,13 @@ def caption_parquet(
 
     Everything else is as in `embed_parquet`: order, resuming, errors, what is raised.
     """
-    job = BulkJob(
-        spec=CaptionSpec(
-            model=catalogue.canonical(model, "vision"),
-            task=task or ("image_qa" if question else "image_caption"),
-            question=question,
-            max_tokens=max_tokens,
-            dtype=dtype,
-            prefix=prefix,
-            storage=storage_options or {},
-        ),
-        source=source,
-        target=target,
-        column=image_column,
-        error_column=error_column,
-        unit_seconds=unit_seconds,
-        unit_rows=unit_rows,
-        max_error_ratio=max_error_ratio,
-        storage_options=storage_options,
-        patience=patience or Patience(),
+    spec = CaptionSpec(
+        model=catalogue.canonical(model, "vision"),
+        task=task or ("image_qa" if question else "image_caption"),
+        question=question,
+        max_tokens=max_tokens,
+        dtype=dtype,
+        prefix=prefix,
+        storage=run.get("storage_options") or {},
     )
-    return job.run(client, on_progress, dry_run=dry_run)
+    return run_job(client, spec, source, target, image_column, run, unit_seconds=LONG_UNIT_SECONDS)

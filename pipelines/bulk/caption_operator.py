@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from ...actors.media.image import encode_png
 from ...actors.vision.look import Answer, NotAnswered, Pixels, Wish, about
 from ...actors.vision.model import VisionModel
-from .files import Source
-from .operators import Results
+from .columns import ANSWER, arrays, fields
+from .files import Source, computed
+from .operators import Results, as_json
 from .pictures import picture, pictures
 
 if TYPE_CHECKING:
@@ -24,13 +24,6 @@ TOGETHER_BYTES = 256 * 1024 * 1024
 """Pixels that are handed to the model at once: it makes its own batches of that."""
 TIMED, TIMED_TOKENS = 4, 16
 """Pictures, and tokens of each answer, by which a model's speed is judged."""
-_COLUMNS = {
-    "response": ("text", pa.string()),
-    "finish_reason": ("finish_reason", pa.string()),
-    "prompt_tokens": ("prompt_tokens", pa.int32()),
-    "completion_tokens": ("completion_tokens", pa.int32()),
-}
-"""Result column → field of an `Answer`, and its type."""
 
 
 class CaptionOperator:
@@ -44,37 +37,21 @@ class CaptionOperator:
 
     @property
     def fields(self) -> Sequence[Any]:
-        return [pa.field(self._spec.prefix + name, kind) for name, (_, kind) in _COLUMNS.items()]
+        return fields(ANSWER, self._spec.prefix)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        facts = asdict(self._model.facts)
-        return facts | {"versions": dict(facts["versions"])}
+        return as_json(self._model.facts)
 
     def prepare(self, texts: Sequence[Source]) -> list[Pixels | NotAnswered | Source]:
         """The pixels of each picture, as far as there is room for them."""
         return pictures(texts, self._spec.storage)
 
     def compute(self, prepared: list[Pixels | NotAnswered | Source]) -> Results:
-        found: dict[int, Answer | NotAnswered] = {}
-        waiting: dict[int, Pixels] = {}
-        for index, one in enumerate(prepared):
-            seen = picture(one, self._spec.storage) if isinstance(one, Source) else one
-            if isinstance(seen, NotAnswered):
-                found[index] = seen
-                continue
-            waiting[index] = seen
-            if sum(each.nbytes for each in waiting.values()) > TOGETHER_BYTES:
-                found |= self._answered(waiting)
-                waiting = {}
-        found |= self._answered(waiting)
-        answers = [said if isinstance(said := found[row], Answer) else None for row in range(len(prepared))]
+        seen = computed(prepared, lambda one: picture(one, self._spec.storage), self._answered, together=TOGETHER_BYTES)
         return Results(
-            columns=[
-                pa.array([None if said is None else getattr(said, name) for said in answers], kind)
-                for name, kind in _COLUMNS.values()
-            ],
-            errors={row: said.why for row, said in found.items() if isinstance(said, NotAnswered)},
+            columns=arrays(ANSWER, [one if isinstance(one, Answer) else None for one in seen]),
+            errors={row: one.why for row, one in enumerate(seen) if isinstance(one, NotAnswered)},
         )
 
     def rows_per_second(self, texts: Sequence[Source]) -> float:
@@ -89,6 +66,5 @@ class CaptionOperator:
         seconds = max(time.monotonic() - begun, 1e-3)
         return len(some) / seconds * tokens / max(tokens, self._spec.max_tokens / 4)
 
-    def _answered(self, waiting: Mapping[int, Pixels]) -> dict[int, Answer | NotAnswered]:
-        answers = self._model.answer([self._look] * len(waiting), [[one] for one in waiting.values()])
-        return dict(zip(waiting, answers, strict=True))
+    def _answered(self, some: Sequence[Pixels]) -> Sequence[Answer | NotAnswered]:
+        return self._model.answer([self._look] * len(some), [[one] for one in some])

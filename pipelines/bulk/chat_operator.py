@@ -8,7 +8,8 @@ import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,8 +19,9 @@ from ...actors.llm.engine_face import EngineClosed
 from ...actors.llm.request import Request, RequestRefused, Sampling
 from ...actors.llm.resident import EngineThread, encoded
 from ...actors.llm.seeds import derived
+from .columns import ANSWER, Column, arrays, fields
 from .conversations import BadConversation, parse
-from .operators import Results, Row
+from .operators import Results, Row, as_json
 from .window import HARMLESS
 
 if TYPE_CHECKING:
@@ -28,14 +30,7 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 16
 SAMPLE_TOKENS = 32
 """A model's speed is judged from so many rows and the first tokens of each."""
-_COLUMNS = {
-    "response": ("text", pa.string()),
-    "finish_reason": ("finish_reason", pa.string()),
-    "prompt_tokens": ("prompt_tokens", pa.int32()),
-    "completion_tokens": ("completion_tokens", pa.int32()),
-    "cached_tokens": ("cached_tokens", pa.int32()),
-}
-"""Result column → field of a `Completion`, and its type."""
+COLUMNS = (*ANSWER, Column("cached_tokens", pa.int32(), attrgetter("cached_tokens")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +77,11 @@ class ChatOperator:
 
     @property
     def fields(self) -> Sequence[Any]:
-        return [pa.field(self._spec.prefix + name, kind) for name, (_, kind) in _COLUMNS.items()]
+        return fields(COLUMNS, self._spec.prefix)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        facts = asdict(self._resident.facts)
-        return facts | {"eos_ids": sorted(facts["eos_ids"]), "versions": dict(facts["versions"])}
+        return as_json(self._resident.facts)
 
     def prepare(self, rows: Sequence[Row]) -> Pending:
         outcomes: dict[int, Outcome] = {}
@@ -107,10 +101,7 @@ class ChatOperator:
         outcomes = prepared.outcomes.result()
         done = [one if isinstance(one := outcomes[place], Completion) else None for place in range(prepared.rows)]
         return Results(
-            columns=[
-                pa.array([None if one is None else getattr(one, name) for one in done], kind)
-                for name, kind in _COLUMNS.values()
-            ],
+            columns=arrays(COLUMNS, done),
             errors={place: one.why for place, one in outcomes.items() if isinstance(one, Failed)},
         )
 

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pyarrow as pa
 
 from ...grid import catalogue
-from .job import UNIT_SECONDS, BulkJob, BulkReport, Listener
+from .job import BulkReport
 from .operators import Results
+from .run import RunOptions, Source, run_job
+from .specs import ModelSpec
 from .target import Target
-from .watch import Patience
 
 if TYPE_CHECKING:
     from ...actors.embedding import EmbeddingModel
 
 _TOKENIZE_CHARACTERS = 1_000_000
 """A tokenizer keeps ~100 bytes for each token of the *whole* text until the call returns: so not too much at once."""
-_SAME_ON_ALL_WORKERS = ("revision", "dimension", "max_tokens", "dtype")
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingSpec(ModelSpec):
     """Which vectors are wanted (an `OperatorSpec`)."""
 
-    model: str
-    """Folder, catalogue name or Hugging Face id."""
+    same_on_all_workers = ("revision", "dimension", "max_tokens", "dtype")
+
     normalize: bool = True
     """Scale each vector to length 1."""
     dimensions: int | None = None
     """Keep only the first values of each vector. None: all."""
-    dtype: str = "auto"
-    """Of the weights: auto, bfloat16 or float32. All workers use what the first one chose."""
     backend: str = "auto"
     """What runs the transformer: auto (each worker's fastest), torch or openvino."""
     column: str = "embedding"
@@ -54,12 +52,6 @@ class EmbeddingSpec:
             "backend": self.backend,
             "embedding_column": self.column,
         }
-
-    def pinned(self, facts: Mapping[str, Any]) -> EmbeddingSpec:
-        return replace(self, dtype=facts["dtype"])
-
-    def identity(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {name: facts[name] for name in _SAME_ON_ALL_WORKERS}
 
     def load(self) -> EmbeddingOperator:
         from ...actors.resident import embedding_model
@@ -117,7 +109,7 @@ def _bounded(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def embed_parquet(
     client: Any,
-    source: str | Path | Sequence[str | Path],
+    source: Source,
     target: str | Path | Target,
     *,
     column: str,
@@ -127,14 +119,7 @@ def embed_parquet(
     dtype: str = "auto",
     backend: str = "auto",
     embedding_column: str = "embedding",
-    error_column: str = "error",
-    on_progress: Listener | None = None,
-    dry_run: bool = False,
-    max_error_ratio: float | None = None,
-    unit_seconds: float = UNIT_SECONDS,
-    unit_rows: int | None = None,
-    storage_options: dict[str, Any] | None = None,
-    patience: Patience | None = None,
+    **run: Unpack[RunOptions],
 ) -> BulkReport:
     """Embed the text `column` of Parquet files; write the same rows plus a vector and an error column into `target`.
 
@@ -143,28 +128,18 @@ def embed_parquet(
     takes as one dataset. Whatever stops the job, the same call goes on where it stopped.
 
     `model` None is the catalogue's default. `dry_run` plans (and times the model on one worker) but writes nothing:
-    see `BulkReport.plan`. `on_progress` hears of every finished unit and of everything that is waited for.
+    see `BulkReport.plan`. `on_progress` hears of every finished unit and of everything that is waited for. `run`: these
+    and all else that every job can be told, see `RunOptions`.
 
     Raises BulkError: InputError for what can't be read, TargetError for a folder that belongs to another job,
     JobIncomplete when units failed for good, GridUnavailable without scheduler or workers, TooManyErrors.
     """
-    job = BulkJob(
-        spec=EmbeddingSpec(
-            model=catalogue.canonical(model, "embedding"),
-            normalize=normalize,
-            dimensions=dimensions,
-            dtype=dtype,
-            backend=backend,
-            column=embedding_column,
-        ),
-        source=source,
-        target=target,
-        column=column,
-        error_column=error_column,
-        unit_seconds=unit_seconds,
-        unit_rows=unit_rows,
-        max_error_ratio=max_error_ratio,
-        storage_options=storage_options,
-        patience=patience or Patience(),
+    spec = EmbeddingSpec(
+        model=catalogue.canonical(model, "embedding"),
+        normalize=normalize,
+        dimensions=dimensions,
+        dtype=dtype,
+        backend=backend,
+        column=embedding_column,
     )
-    return job.run(client, on_progress, dry_run=dry_run)
+    return run_job(client, spec, source, target, column, run)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from pydantic import ValidationError
 
@@ -13,24 +12,22 @@ from ...actors.diffusion.picture import SIDE, Wish, refusal
 from ...grid import catalogue
 from ..image_gen import ImageGenParams
 from .errors import InputError
-from .job import BulkJob, BulkReport, Listener
+from .job import BulkReport
+from .run import LONG_UNIT_SECONDS, RunOptions, Source, run_job
+from .specs import MediaSpec
 from .target import Target
-from .watch import Patience
 
 if TYPE_CHECKING:
     from .generate_operator import GenerateOperator
 
-UNIT_SECONDS = 60.0
-"""A part's size: longer than for texts, since one picture may take many seconds."""
-_SAME_ON_ALL_WORKERS = ("revision", "dtype", "pipeline")
 
-
-@dataclass(frozen=True, slots=True)
-class GenerateSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateSpec(MediaSpec):
     """Which pictures are wanted (an `OperatorSpec`)."""
 
-    model: str
-    """Folder, catalogue name or Hugging Face id."""
+    same_on_all_workers = ("revision", "dtype", "pipeline")
+    wanted = ("negative_prompt", "width", "height", "steps", "seed", "files", "dtype")
+
     negative_prompt: str | None = None
     """What should be in none of them."""
     width: int = SIDE
@@ -42,13 +39,6 @@ class GenerateSpec:
     """With a row's number it makes the row's own seed: the same job gives the same pictures again."""
     files: str | None = None
     """Folder or URL for the pictures; the column then has their paths. None: the column has the files."""
-    dtype: str = "auto"
-    """Of the weights. All workers use what the first one chose."""
-    prefix: str = ""
-    """Before the names of the result columns."""
-    storage: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """For fsspec, where `files` is a URL. Never written anywhere."""
-    column_option = "--prefix"
 
     def __post_init__(self) -> None:
         names = ("model", "negative_prompt", "width", "height", "steps", "seed")
@@ -61,17 +51,6 @@ class GenerateSpec:
     @property
     def job_type(self) -> str:
         return "image_gen"
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        names = ("negative_prompt", "width", "height", "steps", "seed", "files", "dtype")
-        return {name: getattr(self, name) for name in names} | {"column_prefix": self.prefix}
-
-    def pinned(self, facts: Mapping[str, Any]) -> GenerateSpec:
-        return replace(self, dtype=facts["dtype"])
-
-    def identity(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {name: facts[name] for name in _SAME_ON_ALL_WORKERS}
 
     def wish(self, prompt: str, seed: int) -> Wish:
         """The picture of one row."""
@@ -93,7 +72,7 @@ class GenerateSpec:
 
 def generate_parquet(
     client: Any,
-    source: str | Path | Sequence[str | Path],
+    source: Source,
     target: str | Path | Target,
     *,
     prompt_column: str,
@@ -106,14 +85,7 @@ def generate_parquet(
     files: str | Path | None = None,
     dtype: str = "auto",
     prefix: str = "",
-    error_column: str = "error",
-    on_progress: Listener | None = None,
-    dry_run: bool = False,
-    max_error_ratio: float | None = None,
-    unit_seconds: float = UNIT_SECONDS,
-    unit_rows: int | None = None,
-    storage_options: dict[str, Any] | None = None,
-    patience: Patience | None = None,
+    **run: Unpack[RunOptions],
 ) -> BulkReport:
     """Draw a picture for every row of Parquet files; write the same rows plus the pictures and an error column.
 
@@ -124,27 +96,16 @@ def generate_parquet(
     Everything else is as in `embed_parquet`: order, resuming, errors, what is raised.
     """
     folder = None if files is None else str(files if "://" in str(files) else Path(files).expanduser().absolute())
-    job = BulkJob(
-        spec=GenerateSpec(
-            model=catalogue.canonical(model, "image_gen"),
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            steps=steps,
-            seed=seed,
-            files=folder,
-            dtype=dtype,
-            prefix=prefix,
-            storage=storage_options or {},
-        ),
-        source=source,
-        target=target,
-        column=prompt_column,
-        error_column=error_column,
-        unit_seconds=unit_seconds,
-        unit_rows=unit_rows,
-        max_error_ratio=max_error_ratio,
-        storage_options=storage_options,
-        patience=patience or Patience(),
+    spec = GenerateSpec(
+        model=catalogue.canonical(model, "image_gen"),
+        negative_prompt=negative_prompt,
+        width=width,
+        height=height,
+        steps=steps,
+        seed=seed,
+        files=folder,
+        dtype=dtype,
+        prefix=prefix,
+        storage=run.get("storage_options") or {},
     )
-    return job.run(client, on_progress, dry_run=dry_run)
+    return run_job(client, spec, source, target, prompt_column, run, unit_seconds=LONG_UNIT_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from ...actors.diffusion.picture import NotDrawn
 from ...actors.llm.seeds import derived
 from ...actors.media.image import encode_png
 from ..image_gen import MAX_PROMPT
-from .operators import Results, Row
+from .operators import Results, Row, as_json
 from .target import Target, open_target
 from .window import HARMLESS
 
@@ -43,8 +43,7 @@ class GenerateOperator:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        facts = asdict(self._model.facts)
-        return facts | {"versions": dict(facts["versions"])}
+        return as_json(self._model.facts)
 
     def prepare(self, texts: Sequence[Row]) -> Sequence[Row]:
         return texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 
@@ -93,3 +93,16 @@ class OperatorSpec(Protocol):
     def load(self) -> RowOperator:
         """The operator, ready to compute; called in the task's own thread. Loads the model if it is not resident."""
         ...
+
+
+def as_json(facts: Any) -> Mapping[str, Any]:
+    """What a model says of itself (a dataclass), as an operator's facts."""
+    return {name: _plain(value) for name, value in asdict(facts).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -21,8 +21,4 @@ def picture(source: Source, storage_options: Mapping[str, Any]) -> Pixels | NotA
 
 def pictures(sources: Sequence[Source], storage_options: Mapping[str, Any]) -> list[Pixels | NotAnswered | Source]:
     """Each picture decoded, in order; those for which there is no room stay what they are, to be decoded later."""
-    return decoded(
-        sources,
-        lambda one: picture(one, storage_options),
-        lambda one: 0 if isinstance(one, NotAnswered) else one.nbytes,
-    )
+    return decoded(sources, lambda one: picture(one, storage_options))

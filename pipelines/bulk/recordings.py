@@ -22,8 +22,4 @@ def sound(source: Source, storage_options: Mapping[str, Any]) -> Samples | NotHe
 
 def sounds(sources: Sequence[Source], storage_options: Mapping[str, Any]) -> list[Samples | NotHeard | Source]:
     """Each recording decoded, in order; those for which there is no room stay what they are, to be decoded later."""
-    return decoded(
-        sources,
-        lambda one: sound(one, storage_options),
-        lambda one: 0 if isinstance(one, NotHeard) else one.nbytes,
-    )
+    return decoded(sources, lambda one: sound(one, storage_options))

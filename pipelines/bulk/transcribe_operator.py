@@ -6,28 +6,46 @@ import io
 import time
 import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from ...actors.whisper.speech import SAMPLE_RATE, NotHeard, Samples, SpeechModel, Transcript
-from .files import Source
-from .operators import Results
+from .columns import Column, arrays, fields
+from .files import Source, computed
+from .operators import Results, as_json
 from .recordings import sound, sounds
 
 if TYPE_CHECKING:
     from .transcribe import TranscribeSpec
 
-TOGETHER_SECONDS = 1800.0
-"""Sound that is handed to the model at once: it makes its own batches of that."""
+TOGETHER_BYTES = 1800 * SAMPLE_RATE * 4
+"""Half an hour of sound, which is handed to the model at once: it makes its own batches of that."""
 TIMED = 4
 """Recordings by whose first windows a model's speed is judged."""
 SLOW = 0.5
 """Seconds for the first of them beyond which the others are not heard too: they would only warm a GPU up."""
-_SEGMENTS = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("text", pa.string())]))
-_WORDS = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())]))
+_SEGMENT = pa.struct([("start", pa.float64()), ("end", pa.float64()), ("text", pa.string())])
+_WORD = pa.struct([("start", pa.float64()), ("end", pa.float64()), ("word", pa.string())])
+
+
+def _segments(heard: Transcript) -> list[dict[str, Any]]:
+    return [{"start": one.start, "end": one.end, "text": one.text} for one in heard.segments]
+
+
+def _words(heard: Transcript) -> list[dict[str, Any]]:
+    return [{"start": one.start, "end": one.end, "word": one.word} for one in heard.words or ()]
+
+
+COLUMNS = (
+    Column("text", pa.string(), attrgetter("text")),
+    Column("language", pa.string(), attrgetter("language")),
+    Column("duration", pa.float64(), attrgetter("duration")),
+    Column("segments", pa.list_(_SEGMENT), _segments),
+)
+WORDS = Column("words", pa.list_(_WORD), _words)
 
 
 def _silence() -> bytes:
@@ -48,38 +66,26 @@ class TranscribeOperator:
 
     def __init__(self, spec: TranscribeSpec, model: SpeechModel) -> None:
         self._spec, self._model = spec, model
+        self._columns = (*COLUMNS, WORDS) if spec.words else COLUMNS
 
     @property
     def fields(self) -> Sequence[Any]:
-        kinds = {"text": pa.string(), "language": pa.string(), "duration": pa.float64(), "segments": _SEGMENTS}
-        if self._spec.words:
-            kinds["words"] = _WORDS
-        return [pa.field(self._spec.prefix + name, kind) for name, kind in kinds.items()]
+        return fields(self._columns, self._spec.prefix)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        facts = asdict(self._model.facts)
-        return facts | {"languages": list(facts["languages"]), "versions": dict(facts["versions"])}
+        return as_json(self._model.facts)
 
     def prepare(self, texts: Sequence[Source]) -> list[Samples | NotHeard | Source]:
         """The samples of each recording, as far as there is room for them."""
         return sounds(texts, self._spec.storage)
 
     def compute(self, prepared: list[Samples | NotHeard | Source]) -> Results:
-        found: dict[int, Transcript] = {}
-        errors: dict[int, str] = {}
-        waiting: dict[int, Samples] = {}
-        for index, one in enumerate(prepared):
-            clip = sound(one, self._spec.storage) if isinstance(one, Source) else one
-            if isinstance(clip, NotHeard):
-                errors[index] = clip.why
-                continue
-            waiting[index] = clip
-            if sum(map(len, waiting.values())) > TOGETHER_SECONDS * SAMPLE_RATE:
-                found |= self._heard(waiting)
-                waiting = {}
-        found |= self._heard(waiting)
-        return Results([self._column(index, found, len(prepared)) for index in range(len(self.fields))], errors)
+        heard = computed(prepared, lambda one: sound(one, self._spec.storage), self._heard, together=TOGETHER_BYTES)
+        return Results(
+            columns=arrays(self._columns, [one if isinstance(one, Transcript) else None for one in heard]),
+            errors={row: one.why for row, one in enumerate(heard) if isinstance(one, NotHeard)},
+        )
 
     def rows_per_second(self, texts: Sequence[Source]) -> float:
         """From the first windows of some recordings, and how long these recordings are."""
@@ -97,26 +103,8 @@ class TranscribeOperator:
 
     def _timed(self, clips: Sequence[Samples]) -> float:
         begun = time.monotonic()
-        self._model.transcribe(clips, self._spec.wish)
+        self._heard(clips)
         return max(time.monotonic() - begun, 1e-3)
 
-    def _heard(self, clips: Mapping[int, Samples]) -> dict[int, Transcript]:
-        if not clips:
-            return {}
-        return dict(zip(clips, self._model.transcribe(list(clips.values()), self._spec.wish), strict=True))
-
-    def _column(self, place: int, found: Mapping[int, Transcript], rows: int) -> Any:
-        field = self.fields[place]
-        name = field.name.removeprefix(self._spec.prefix)
-        return pa.array([_value(found.get(row), name) for row in range(rows)], field.type)
-
-
-def _value(transcript: Transcript | None, name: str) -> Any:
-    if transcript is None:
-        return None
-    value = getattr(transcript, name)
-    if name == "segments":
-        return [{"start": one.start, "end": one.end, "text": one.text} for one in value]
-    if name == "words":
-        return [{"start": one.start, "end": one.end, "word": one.word} for one in value or ()]
-    return value
+    def _heard(self, clips: Sequence[Samples]) -> Sequence[Transcript]:
+        return self._model.transcribe(clips, self._spec.wish)
