@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -23,7 +23,9 @@ class NotMended(RuntimeError):
 class Computes(Protocol):
     """One stage of a chain."""
 
-    def forward(self, plan: Plan, x: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, plan: Plan, x: torch.Tensor | None = None, *, unless: Callable[[], bool] | None = None
+    ) -> torch.Tensor:
         """See `stage.Stage.forward`."""
 
 
@@ -62,19 +64,21 @@ class LocalChain:
         """See Chain. One at a time is computed here, so the larger, the better."""
         return 1
 
-    def compute(self, plan: Plan, rows: Sequence[SamplingRow]) -> Sampled:
+    def compute(self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None) -> Sampled:
         """As `submit`, but waits."""
         x: torch.Tensor | None = None
         for stage in self.stages:
-            x = stage.forward(plan, x)
+            x = stage.forward(plan, x) if unless is None else stage.forward(plan, x, unless=unless)
         assert x is not None
         return sample(x, rows)
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
-        """See Chain."""
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
+        """See Chain. The answer raises GivenUp as soon as `unless` says so; then the plan must have no copies."""
         answer: Future[Sampled] = Future()
         try:
-            answer.set_result(self.compute(plan, rows))
+            answer.set_result(self.compute(plan, rows, unless))
         except Exception as error:  # noqa: BLE001 - whoever takes the answer gets it
             answer.set_exception(error)
         return answer

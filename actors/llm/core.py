@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from .answer import NO_CHOICE, Answer
-from .chain import Chain, ChainBroken, NotMended
+from .chain import Chain, ChainBroken, LocalChain, NotMended
+from .plan import GivenUp
 from .request import FinishReason, TokenLogprob
 from .sampling import Sampled
 from .sequence import Outcome, Phase
@@ -40,6 +41,7 @@ class EngineCore:
         self._full = False
         """Who waits found no room, and nobody has made any since."""
         self._news: Callable[[], None] = _nothing
+        self._pressing: Callable[[], bool] = _never
 
     @property
     def has_work(self) -> bool:
@@ -53,9 +55,10 @@ class EngineCore:
         """Requests live: some time a call of `step` will do something."""
         return self.sequencer.has_work
 
-    def listen(self, news: Callable[[], None]) -> None:
-        """`news` is called, from any thread, when there may be work that no call here has made."""
-        self._news = news
+    def listen(self, news: Callable[[], None], pressing: Callable[[], bool] = lambda: False) -> None:
+        """`news` is called, from any thread, when there may be work that no call here has made. `pressing`: whether
+        somebody who is not in the background is to be added; a step for the background alone is given up then."""
+        self._news, self._pressing = news, pressing
 
     def add(self, answer: Answer, now: float) -> list[Told]:
         """Accept the request of a fresh answer. Raises RequestRefused. Returns its end if it is complete already."""
@@ -127,11 +130,18 @@ class EngineCore:
         if not step:
             self._dry = True
             return told
-        answer = self._chain.submit(step.plan, [self._answers[row.id].row() for row in step.rows])
+        answer = self._submitted(step)
         self._flying.append((step, answer))
         if not answer.done():
             answer.add_done_callback(lambda _: self._news())
         return told
+
+    def _submitted(self, step: Step) -> Future[Sampled]:
+        rows = [self._answers[row.id].row() for row in step.rows]
+        background = all(sequence.background for sequence in step.sequences)
+        if background and not step.plan.copies and isinstance(self._chain, LocalChain):
+            return self._chain.submit(step.plan, rows, self._pressing)
+        return self._chain.submit(step.plan, rows)
 
     def _land(self) -> list[Told]:
         told: list[Told] = []
@@ -141,6 +151,8 @@ class EngineCore:
             self._full = self._full and not any(sequence.background for sequence in step.sequences)
             try:
                 sampled = answer.result()
+            except GivenUp:
+                self.sequencer.withdraw(step)
             except ChainBroken as broken:
                 self._break(str(broken))
             except Exception as error:  # whatever it is, the requests of this step must end
@@ -217,3 +229,8 @@ class EngineCore:
 
 def _nothing() -> None:
     """Nobody listens."""
+
+
+def _never() -> bool:
+    """Nobody comes."""
+    return False

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+class GivenUp(Exception):
+    """A step was given up between two layers, as whoever wanted it wished. What it wrote will be written again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The part of one sequence that a step computes: `tokens` at positions `start`, `start + 1`, …

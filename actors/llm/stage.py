@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from .layout import PlanRefused, check, lay_out
 from .linear import linear
 from .mirror import Mirror
 from .paged import PagedAttention
-from .plan import Plan
+from .plan import GivenUp, Plan
 from .weights import BadCheckpoint, Checkpoint
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -81,11 +81,14 @@ class Stage:
         return self.layers.stop == self.shape.num_layers
 
     @torch.no_grad()
-    def forward(self, plan: Plan, x: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, plan: Plan, x: torch.Tensor | None = None, *, unless: Callable[[], bool] | None = None
+    ) -> torch.Tensor:
         """Copy pages, then compute the plan's spans, packed one after the other into T = plan.tokens rows.
 
-        `x`: (T, H), the stage before's answer; None on the first stage. Returns (T, H) in the stage's dtype, or on the
-        last stage (plan.logits, V) fp32. Raises PlanRefused, before anything has changed.
+        `x`: (T, H), the stage before's answer; None on the first stage. `unless`: asked before each layer, where layers
+        are computed one by one; it is over with GivenUp, pages copied, as soon as this says so. Returns (T, H) in the
+        stage's dtype, or on the last stage (plan.logits, V) fp32. Raises PlanRefused, before anything has changed.
         """
         vocab = self.shape.vocab if self.first else None
         check(plan, after=self.step, num_blocks=self.pages.num_blocks, block_size=self.pages.block_size, vocab=vocab)
@@ -99,7 +102,8 @@ class Stage:
         else:
             layout = lay_out(plan, self.pages.block_size, self.device)
             attend = self._attention.begin(plan, layout)
-            result = self._compute(layout.tokens if x is None else x, layout.positions, attend, layout.logit_rows)
+            given = layout.tokens if x is None else x
+            result = self._compute(given, layout.positions, attend, layout.logit_rows, unless)
         self.step = plan.step
         return result
 
@@ -117,12 +121,19 @@ class Stage:
         return self._compute(x, positions, attend, None)
 
     def _compute(
-        self, x: torch.Tensor, positions: torch.Tensor, attend: Attend, rows: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        rows: torch.Tensor | None,
+        unless: Callable[[], bool] | None = None,
     ) -> torch.Tensor:
         """Token ids (T) or hidden states (T, H) → hidden states (T, H), or logits of `rows` (None: of all)."""
         hidden = x if self._embedding is None else functional.embedding(x, self._embedding)
         rotation = Rotation.at(positions, self.shape, self._frequencies, self.dtype)
         for index, block in enumerate(self._blocks):
+            if unless is not None and unless():
+                raise GivenUp
             # after the model's last attention only rows that have logits are of use
             final = self.last and index + 1 == len(self._blocks)
             hidden = block.forward(index, hidden, rotation, attend, rows if final else None)

@@ -47,8 +47,9 @@ class Core(Protocol):
     def lives(self) -> bool:
         """Some time a call of `step` will do something."""
 
-    def listen(self, news: Callable[[], None]) -> None:
-        """`news` is called, from any thread, when there may be work that no call here has made."""
+    def listen(self, news: Callable[[], None], pressing: Callable[[], bool]) -> None:
+        """`news` is called, from any thread, when there may be work that no call here has made. `pressing` tells
+        whether somebody who is not in the background is to be added: a step of the background alone can be given up."""
 
     def add(self, answer: Answer, now: float) -> list[Told]:
         """Accept a request. Raises RequestRefused."""
@@ -91,6 +92,8 @@ class ThreadedEngine(Engine):
         self._streams: dict[str, EventStream] = {}
         self._counts = Counts()
         self._inbox: deque[Callable[[Core], list[Told]]] = deque()
+        self._pressing = False
+        """Somebody in the inbox is not in the background."""
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
 
@@ -143,7 +146,7 @@ class ThreadedEngine(Engine):
         except BaseException:
             del self._streams[request.id]
             raise
-        self._tell(lambda core: _add(core, answer, accepted_at))
+        self._tell(lambda core: _add(core, answer, accepted_at), pressing=not request.background)
         return stream
 
     def abort(self, request_id: str) -> None:
@@ -180,16 +183,17 @@ class ThreadedEngine(Engine):
         except ValueError as error:
             raise RequestRefused(f"the known tokens can't be gone on from: {error}") from error
 
-    def _tell(self, command: Callable[[Core], list[Told]]) -> None:
+    def _tell(self, command: Callable[[Core], list[Told]], *, pressing: bool = False) -> None:
         with self._wake:
             self._inbox.append(command)
+            self._pressing |= pressing
             self._wake.notify()
 
     # -- the computing thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         core = self._ready.core
-        core.listen(self._notice)
+        core.listen(self._notice, lambda: self._pressing)
         error = "the engine was closed"
         try:
             while self._wait_for_work(core):
@@ -216,6 +220,7 @@ class ThreadedEngine(Engine):
         with self._wake:
             commands = list(self._inbox)
             self._inbox.clear()
+            self._pressing = False
         return [told for command in commands for told in command(core)]
 
     def _hand_over(self, told: list[Told], counts: Counts) -> None:

@@ -143,8 +143,8 @@ class TransformersCore:
         """It computes when it is asked: there is work as long as somebody lives."""
         return self.has_work
 
-    def listen(self, news: Callable[[], None]) -> None:
-        """There are no news but by calls."""
+    def listen(self, news: Callable[[], None], pressing: Callable[[], bool]) -> None:
+        """There are no news but by calls, and what was begun is computed to its end."""
 
     def counts(self) -> Counts:
         """`kv_usage` is the share of the slots: the caches grow as they need."""

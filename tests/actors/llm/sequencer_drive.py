@@ -158,6 +158,15 @@ class Drive:
             self.computed = [pair for pair in self.computed if pair[0] is not step]
             self.sequencer.fail(step)
 
+    def withdraw(self) -> None:
+        """The last step is given up half-way: none of its pages is written, or all, which is as good as some."""
+        if self.planned and not self.planned[-1].plan.copies:
+            step = self.planned.pop()
+            if not self.planned and self.draw.random() < 0.5:
+                self.stage.run(step)
+            self.sequencer.withdraw(step)
+            self.seen["withdrawn"] += 1
+
     def reset(self) -> None:
         """The stage dies with all of its pages."""
         self.planned.clear()
@@ -212,4 +221,7 @@ def any_config(draw: random.Random) -> SequencerConfig:
         chunk=draw.choice((None, 1, 5)),
         watermark=draw.choice((0.0, 0.01, 0.2)),
         prefix_cache=draw.random() < 0.85,
+        background_in_step=draw.choice((1, 4)),
+        background_tokens_in_step=draw.choice((1, 3, 32)),
+        quiet=draw.choice((0.0, 10.0)),
     )

@@ -564,6 +564,60 @@ def test_a_fork_in_the_background_shares_with_its_parent_and_gives_way():
     assert bench.outcomes["parent"].completion_tokens == 30
 
 
+def test_while_others_come_prompts_of_the_background_are_computed_in_small_pieces():
+    bench = Bench(num_blocks=256, background_in_step=3, background_tokens_in_step=6, quiet=30.0)
+    bench.now = 100.0
+    bench.add("online", 4, tokens=4)
+    for number, name in enumerate("abcd"):
+        bench.add(name, range(1000 * number, 1000 * number + 50), tokens=8, background=True)
+    assert sizes(bench.step()) == {"online": 4}
+    assert sizes(bench.step()) == {"online": 1, "a": 6}
+    while bench.sequence("a").phase is not Phase.DECODE:
+        assert sum(size for name, size in sizes(bench.step()).items() if name != "online") == 6
+    assert sizes(bench.step()) == {"a": 1, "b": 5}, "who decodes goes on"
+    bench.now += 30.0
+    assert sizes(bench.step()) == {"a": 1, "b": 41, "c": 50, "d": 50}, "control: nobody came for a while"
+    bench.drain()
+
+
+def test_a_step_that_is_withdrawn_is_planned_again():
+    bench = Bench()
+    bench.add("a", 6, background=True)
+    first = bench.sequencer.schedule(0.0)
+    bench.sequencer.withdraw(first)
+    bench.sequencer.check()
+    assert bench.sequencer.stats().computed_tokens == 0
+    bench.add("online", 3)
+    assert sizes(bench.step()) == {"online": 3}
+    bench.drain()
+    assert {outcome.completion_tokens for outcome in bench.outcomes.values()} == {4}
+    assert bench.outcomes["a"].preemptions == 0
+
+
+def test_a_request_that_ends_before_its_step_is_withdrawn_leaves_no_block():
+    bench = Bench()
+    bench.add("a", 6, background=True)
+    step = bench.sequencer.schedule(0.0)
+    bench.sequencer.abort("a")
+    bench.sequencer.withdraw(step)
+    assert not bench.sequencer.has_work
+    assert bench.sequencer.blocks.pool.free == 64
+
+
+def test_only_the_last_step_can_be_withdrawn():
+    bench = Bench(max_batched_tokens=8)
+    bench.add("a", 20)
+    first, second = bench.sequencer.schedule(0.0), bench.sequencer.schedule(0.0)
+    with pytest.raises(ValueError, match="not the last one in flight"):
+        bench.sequencer.withdraw(first)
+    bench.sequencer.withdraw(second)
+    bench.land(first, bench.stage.run(first))
+    with pytest.raises(ValueError, match="not the last one in flight"):
+        bench.sequencer.withdraw(first)
+    bench.drain()
+    assert bench.outcomes["a"].completion_tokens == 4
+
+
 def test_background_comes_last_whatever_its_priority_and_age():
     bench = Bench(max_sequences=1)
     bench.add("batch", 3, tokens=1, background=True, priority=9)

@@ -63,6 +63,10 @@ class SequencerMachine(RuleBasedStateMachine):
         self.drive.fail()
 
     @rule()
+    def withdraw(self):
+        self.drive.withdraw()
+
+    @rule()
     def reset(self):
         self.drive.reset()
 
@@ -82,6 +86,7 @@ SequencerMachine.TestCase.settings = settings(
 TestSequencerMachine = SequencerMachine.TestCase
 
 WEIGHTS = {"add": 6, "fork": 3, "propose": 2, "schedule": 1, "compute": 1, "update": 1, "abort": 1, "step": 12}
+WEIGHTS |= {"withdraw": 1}
 OPERATIONS = [name for name, weight in WEIGHTS.items() for _ in range(weight)]
 
 
@@ -102,5 +107,5 @@ def test_ten_thousand_operations_leave_every_block_free():
     seen = sum((drive.seen for drive in drives), Counter())
     # all of it was at work, else the test says little
     assert seen["ended"] > 1_000
-    hard = ("hits", "copies", "preempted", "guessed", "two in flight", "chunks follow", "background")
+    hard = ("hits", "copies", "preempted", "guessed", "two in flight", "chunks follow", "background", "withdrawn")
     assert min(seen[what] for what in hard) > 50, seen
