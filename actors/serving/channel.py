@@ -54,7 +54,7 @@ class Channel:
         self._numbers = itertools.count(1)
         self._streams: dict[int, asyncio.Queue[Piece | Exception]] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._quiet = 0
+        self._quiet, self._heartbeat = 0, heartbeat
         self._tasks = (
             asyncio.create_task(self._receive(), name="idlegrid-channel"),
             asyncio.create_task(self._beat(heartbeat, deadline), name="idlegrid-heartbeat"),
@@ -93,6 +93,11 @@ class Channel:
             why = str(error) or f"no answer within {patience:g} s"
             raise ChannelLost(f"no host at {address.host}:{address.port}: {why}") from error
         return cls(connection, heartbeat, deadline, told)
+
+    @property
+    def quiet(self) -> float:
+        """Seconds since the host was heard, in beats: while this process was stopped, it had no chance to speak."""
+        return self._quiet * self._heartbeat
 
     async def stream(
         self, request: Request, *, window: int = WINDOW, within: float | None = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...grid.layers.speed import Speed
 from ..shards.leg import Door, Pace
 from .engines import EngineSpec
 
@@ -21,6 +22,8 @@ class ShardSpec:
     num_blocks: int
     block_size: int
     pace: Pace = field(default_factory=Pace)
+    layer_bytes: int = 0
+    head_layers: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,10 @@ class Standing:
     closes_in: float | None = None
     """Seconds until its owner's window closes. None: it doesn't."""
     pid: int = 0
+    speed: Speed | None = None
+    """Of the stage, by its steps. None while they say too little."""
+    links: Mapping[str, float] = field(default_factory=dict)
+    """Donor id → seconds of a round trip, of those that come next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class Member:
 
     key: str
     """Of the actor, in Dask."""
+    stage: int
+    """Which of the actor's stages it is."""
     worker: str
     """Dask's address of its worker."""
     donor_id: str

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError as TaskCancelled
 from dataclasses import replace
 
@@ -21,12 +22,14 @@ from ...actors.serving.errors import ChannelLost
 from ...actors.serving.shard_words import LeadSpec
 from ...actors.serving.status import HostState
 from .chain_lead import ChainLead
-from .chain_looks import Looks
+from .chain_watch import Watch
 from .deployment import Deployment, Held, Phase, Replica
+from .lack import Lacking
 from .link import GridLink
 from .live_stage import LiveStage, StageLost
 from .model_shape import NoShape
 from .reconcile import Patience
+from .recut import Recut
 from .replica import ReplicaEnded, end
 from .staging import Staging, Uncovered, holes
 
@@ -34,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at the donors of the stages."""
-PROBE = 2.0
-"""Seconds that a stage has to answer when its chain says that it is lost."""
 IMPROVE = 30.0
 """Seconds between two looks for a better cut."""
 TRIES = 3
@@ -64,13 +65,12 @@ class ChainReplica:
         self._stages: list[LiveStage] = []
         self._lead: ChainLead | None = None
         self._version, self._asked, self._failures = 0, 0, 0
-        self._uncovered = False
+        self._lacking: Lacking | None = None
         self._arranged: Sequence[LiveStage] = ()
-        self._doubted: frozenset[LiveStage] = frozenset()
-        """What the chain had lost, it said, the last time."""
-        self._looked = self._improved = time.monotonic()
+        """As the chain was told last."""
+        self._improved = time.monotonic()
         self._wake = asyncio.Event()
-        self._looks = Looks(self._wake.set)
+        self._watch = Watch(patience, self._wake.set)
         self._leaving: set[asyncio.Task[None]] = set()
         self._phase, self._since, self._why = Phase.PLACING, time.monotonic(), ""
         self._ready_at: float | None = None
@@ -103,10 +103,10 @@ class ChainReplica:
         return channel if channel.status.state is HostState.READY else None
 
     @property
-    def lacking(self) -> bool:
-        """There are no donors for some of its layers, and none that load them."""
+    def lacking(self) -> Lacking | None:
+        """There are no donors for some of its layers, and none that load them. Else None."""
         taken = any(one.phase is not Phase.PLACING for one in self._staging.coming)
-        return self._uncovered and not taken and self._phase is Phase.PLACING
+        return None if taken or self._phase is not Phase.PLACING else self._lacking
 
     def view(self, now: float) -> Replica:
         """As the rules see it. That donors leave is the replica's own business."""
@@ -128,7 +128,7 @@ class ChainReplica:
     def held(self, num_layers: int | None) -> list[Held]:
         """Who holds which layers, in their order; those that are coming, too. `num_layers` is for other kinds."""
         stages = sorted((*self._stages, *self._staging.coming), key=lambda one: one.layers.start)
-        return [Held(one.donor_id, one.layers, one.phase, self.epoch) for one in stages]
+        return [Held(one.donor_id, one.layers, one.phase, self.epoch, *one.layer_seconds) for one in stages]
 
     async def ask_why(self) -> None:
         """It knows what it waits for."""
@@ -141,7 +141,7 @@ class ChainReplica:
 
     async def _free(self) -> None:
         """Give all places back. Who leads first: readers are told to go on elsewhere before their stages are gone."""
-        await self._looks.close()
+        await self._watch.close()
         stages, self._stages = self._stages, []
         await asyncio.gather(*(one.release() for one in stages if self._lead and one is self._lead.stage))
         await self._detach()
@@ -176,17 +176,17 @@ class ChainReplica:
             try:
                 self._stages = await self._staging.cover(None, frozenset())
             except Uncovered as error:
-                self._uncovered = True
+                self._lacking = Lacking(time.monotonic()) if error.tried or self._lacking is None else self._lacking
                 self._say(str(error))
                 await asyncio.sleep(LOOK * random.uniform(0.5, 1.5))  # noqa: S311 - others may wait for the same donors
             else:
-                self._uncovered = False
+                self._lacking = None
                 self._enter(Phase.LOADING)
                 return
 
     async def _attend(self) -> None:
         """One look at the chain, and what is due."""
-        if self._lead is None and not self._looks:
+        if self._lead is None and not self._watch:
             await self._connect()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK):
@@ -206,7 +206,7 @@ class ChainReplica:
     async def _lead_lost(self) -> Mapping[LiveStage, str]:
         if self._lead is None:
             return {}
-        why = await self._lead.lost()
+        why = await self._watch.lead(self._lead)
         if not why and self._lead.status is HostState.FAILED:
             raise ReplicaEnded(self._lead.channel.status.why)
         return {self._lead.stage: why} if why else {}
@@ -218,55 +218,62 @@ class ChainReplica:
             return {}
         self._asked = wanted.number
         named = [self._arranged[index] for index in wanted.lost] if wanted.version == self._version else []
-        asked = [one for one in named if one in self._stages]
-        ends = await asyncio.gather(*(one.look(PROBE) for one in asked), return_exceptions=True)
-        lost = [one for one, end in zip(asked, ends, strict=True) if end is not None or one in self._doubted]
-        self._doubted = frozenset(asked)
+        lost = await self._watch.named([one for one in named if one in self._stages])
         if not lost:
             await self._connect()
         return dict.fromkeys(lost, wanted.why)
 
     def _silent(self) -> Mapping[LiveStage, str]:
-        """Stages that don't answer any more. All are asked how they are, if it is time; nobody waits for them."""
-        if time.monotonic() - self._looked >= LOOK:
-            self._looked = time.monotonic()
-            self._looks.ask(self._stages, self._patience.silence)
-        return {one: why for one, why in self._looks.lost().items() if one in self._stages}
+        return self._watch.silent(self._stages, LOOK)
 
     async def _repair(self, lost: Mapping[LiveStage, str]) -> None:
-        """Others take the layers of those that are lost; if nobody can, what lives waits, or ends to be cut anew."""
+        """Others take the layers of those that are lost; if nobody can, what lives waits, or is cut anew."""
+        since, donors = time.monotonic(), set[str]()
         for stage, why in lost.items():
             self._staging.shun(stage.donor_id, why)
+            donors.add(stage.donor_id)
             self._drop(stage)
         if self._lead is not None and self._lead.stage in lost:
             await self._detach()
+        await self._fill(since, donors)
+        await self._connect()
+
+    async def _fill(self, since: float, lost: set[str]) -> None:
+        """Until every layer is held again. `since`: when some were lost, with these donors."""
         while missing := self._missing():
             try:
                 for gap in missing:
                     self._stages += await self._staging.cover(gap, self._taken())
                     self._sort()
             except Uncovered as error:
-                await self._endure(str(error))
-        self._uncovered = False
-        await self._connect()
+                since = time.monotonic() if error.tried else since
+                lost |= await self._endure(str(error), since, lost)
+        self._lacking = None
 
-    async def _endure(self, why: str) -> None:
-        """Nobody can take what misses now. Raises ReplicaEnded when another cut would do."""
-        self._say(why)
+    async def _endure(self, why: str, since: float, lost: AbstractSet[str]) -> set[str]:
+        """Nobody can take what misses now. It is cut anew where that would do; else what is loaded waits, and requests
+        hear why. Donors that were lost meanwhile."""
         with contextlib.suppress(Uncovered):
-            if self._stages and await self._staging.possible(self._stages):
-                raise ReplicaEnded(f"it is cut anew: {why}")
-        self._uncovered = True
+            if self._stages and (found := await self._staging.another(self._stages)):
+                for one in await self._change(found, why):
+                    self._release(one)
+                return set()
+        awaited = frozenset(lost - self._staging.here) if self._stages else frozenset[str]()
+        self._lacking = Lacking(since, awaited)
+        told = f"; {', '.join(sorted(awaited))}, that held them, may come back" if awaited else ""
+        self._say(why + told)
         self._enter(Phase.PLACING)
         if self._lead is not None and (wanted := self._lead.wanted) is not None:
             with contextlib.suppress(StageLost):
                 await self._lead.stage.call("give_up", wanted.number, why, within=self._patience.start)
         await asyncio.sleep(LOOK)
-        for stage, said in self._silent().items():
+        silent = self._silent()
+        for stage, said in silent.items():
             self._staging.shun(stage.donor_id, said)
             self._drop(stage)
             if self._lead is not None and stage is self._lead.stage:
                 await self._detach()
+        return {stage.donor_id for stage in silent}
 
     def _missing(self) -> list[range]:
         return holes(range(self.num_layers or 0), self._stages)
@@ -274,49 +281,83 @@ class ChainReplica:
     # ---- what leaves, and what could be better
 
     async def _relieve(self, leaving: Sequence[LiveStage]) -> None:
-        """Others take the layers of those that leave, first."""
+        """Others take the layers of those that leave, first; where nobody is free, those that stay, in another cut."""
         new: list[LiveStage] = []
         try:
             for one in leaving:
                 new += await self._staging.cover(one.layers, self._taken() | {each.donor_id for each in new})
         except Uncovered as error:
             await asyncio.gather(*(one.release() for one in new))
-            self._say(f"{leaving[0]} should be moved ({leaving[0].standing.leaving or 'its window closes'}): {error}")
+            why = f"{leaving[0]} should be moved ({leaving[0].standing.leaving or 'its window closes'}): {error}"
+            staying = [one for one in self._stages if one not in leaving]
+            with contextlib.suppress(Uncovered):
+                if found := await self._staging.another(staying, leaving):
+                    await self._adopt(found, why)
+                    return
+            self._say(why)
             await asyncio.sleep(LOOK)
             return
         await self._swap(leaving, new)
 
     async def _improve(self) -> None:
-        """Another cut, if it is worth it: loaded beside this one where it can be, else after it."""
+        """Another cut, if it is worth it."""
         try:
-            found = await self._staging.better(self._stages)
-            if not found:
-                return
-            logger.info("chain %d of %s is cut anew: %s", self.epoch, self._deployment.model, found.why)
-            held = {(one.donor_id, one.layers): one for one in self._stages}
-            kept = [held[key] for part in found.parts if (key := (part.offer.donor.id, part.layers)) in held]
-            others = [part for part in found.parts if (part.offer.donor.id, part.layers) not in held]
-            gone = [one for one in self._stages if one not in kept]
-            if {part.offer.donor.id for part in others} & {one.donor_id for one in gone}:
-                raise ReplicaEnded(f"it is cut anew: {found.why}")
-            new = await self._staging.load(others)
+            if found := await self._staging.better(self._stages):
+                await self._adopt(found, found.why)
         except Uncovered as error:
             logger.info("chain %d of %s stays as it is: %s", self.epoch, self._deployment.model, error)
-            return
-        await self._swap(gone, new)
 
-    async def _swap(self, gone: Sequence[LiveStage], new: Sequence[LiveStage]) -> None:
-        """`new`, which is loaded, holds what `gone` held; requests go on with the tokens that they have."""
-        self._stages = [one for one in self._stages if one not in gone] + list(new)
-        self._sort()
-        self.moves += 1
-        if self._lead is not None and self._lead.stage in gone:
-            with contextlib.suppress(StageLost):  # its readers are told to go on elsewhere: here, with another lead
-                await self._lead.stage.call("resign", within=self._patience.start)
-            await self._detach()
+    async def _adopt(self, found: Recut, why: str) -> None:
+        """Go on in another cut. Raises Uncovered when it could not be loaded and the chain is as it was."""
+        since, gone = time.monotonic(), list[LiveStage]()
+        try:
+            gone = await self._change(found, why)
+        except Uncovered as error:
+            if not self._missing():
+                raise
+            self._say(str(error))
+        await self._fill(since, set())
         await self._connect()
         for one in gone:
             self._release(one)
+
+    async def _change(self, found: Recut, why: str) -> list[LiveStage]:
+        """The stages of another cut: loaded beside these, which serve until then. Where a donor's memory doesn't allow
+        that, the chain stops, and its requests wait. Those that are not needed any more. Raises Uncovered."""
+        logger.info("chain %d of %s is cut anew: %s", self.epoch, self._deployment.model, why)
+        parts = {(part.offer.donor.id, part.layers) for part in found.gone}
+        gone = [one for one in self._stages if (one.donor_id, one.layers) in parts]
+        if found.short:
+            self._say(f"it is cut anew, and stops meanwhile: {why}; {found.short}")
+            self._stages = [one for one in self._stages if one not in gone]
+            self._enter(Phase.LOADING)
+            await self._step_down(None)
+        else:
+            self._say(f"it is cut anew beside what serves: {why}")
+        new = await self._staging.load(found.loads, gone, instead=gone if found.short else ())
+        await self._put(gone, new)
+        return gone
+
+    async def _put(self, gone: Sequence[LiveStage], new: Sequence[LiveStage]) -> None:
+        self._stages = [one for one in self._stages if one not in gone] + list(new)
+        self._sort()
+        self.moves += 1
+        await self._step_down(self._stages[-1])
+
+    async def _swap(self, gone: Sequence[LiveStage], new: Sequence[LiveStage]) -> None:
+        """`new`, which is loaded, holds what `gone` held; requests go on with the tokens that they have."""
+        await self._put(gone, new)
+        await self._connect()
+        for one in gone:
+            self._release(one)
+
+    async def _step_down(self, leads: LiveStage | None) -> None:
+        """Whoever leads does so no more, unless it is on the donor of this one: its readers go on at the next lead."""
+        if self._lead is None or (leads is not None and self._lead.stage.slot is leads.slot):
+            return
+        with contextlib.suppress(StageLost):
+            await self._lead.stage.call("resign", within=self._patience.start)
+        await self._detach()
 
     # ---- the chain
 
@@ -326,7 +367,8 @@ class ChainReplica:
         self._arranged = tuple(self._stages)
         members = [one.member for one in self._stages]
         last = self._stages[-1]
-        if self._lead is not None and self._lead.stage is last:
+        if self._lead is not None and self._lead.stage.slot is last.slot:
+            self._lead.stage = last
             with contextlib.suppress(StageLost):  # the next look finds it
                 await last.call("arrange", self._version, members, within=self._patience.start)
         else:
@@ -351,10 +393,12 @@ class ChainReplica:
             await lead.install(spec, self.epoch, [one.member for one in self._stages])
         except (StageLost, ChannelLost) as error:
             self._failures += 1
+            with contextlib.suppress(StageLost):
+                await stage.call("resign", within=self._patience.start)
             if self._failures >= TRIES:
                 raise ReplicaEnded(f"the chain could not be opened {TRIES} times; the last: {error}") from error
             logger.warning("chain %d of %s could not be opened: %s", self.epoch, self._deployment.model, error)
-            self._looked = 0.0
+            self._watch.soon()
             return
         self._failures, self._lead = 0, lead
 

@@ -29,6 +29,8 @@ class Patience:
     """A stage is moved so long before its donor's window closes, and placed where it stays open for twice as long."""
     hop: float = 0.5
     """A stage that says nothing to its neighbour for so long is asked after, longer where it is known to be slow."""
+    freeze: float = 3.0
+    """A stage that leads, and says nothing on any way for so long, hangs; longer where it is known to be slow."""
     mend: float = 300.0
     """A chain of stages may be broken for so long until its requests go on elsewhere, or end."""
     steady: float = 60.0

@@ -15,6 +15,7 @@ from ...actors.llm.request import Event, Finished, FinishReason, Request, Reques
 from ...actors.serving.channel import Channel
 from ...actors.serving.errors import ChannelLost, StreamLost, StreamMoved
 from .journal import Journal
+from .lack import Lack, Lacking, Limits
 from .notice import Notice
 from .routing import Candidate, choose, prefix_key
 
@@ -24,8 +25,6 @@ GRACE = 2.0
 """Seconds that an engine may be late with its own word on a request whose time is over."""
 ASK_AGAIN = 0.25
 """Seconds after which a replica that had no room is asked again."""
-LACK = 8.0
-"""Seconds that a request waits at a stretch while no donors are there that could hold the model."""
 
 
 class Serves(Protocol):
@@ -49,8 +48,8 @@ class Fleet(Protocol):
     closed: bool
 
     @property
-    def lacking(self) -> bool:
-        """No replica serves, and none is on its way: there are no donors that could hold one now."""
+    def lacking(self) -> Lacking | None:
+        """No replica serves, and none is on its way: there are no donors that could hold one now. Else None."""
 
     def replicas(self) -> Sequence[Serves]:
         """Those that are there."""
@@ -61,19 +60,6 @@ class Fleet(Protocol):
 
 class NoReplica(EngineClosed):
     """No replica took the request in time; the message says why. It was not accepted."""
-
-
-class Lack:
-    """How long nobody could hold the model, at a stretch, while one request waits."""
-
-    def __init__(self, fleet: Fleet, limit: float) -> None:
-        """`limit`: seconds."""
-        self._fleet, self._limit, self._since = fleet, limit, float("inf")
-
-    def lasts(self, now: float) -> bool:
-        """Whether it has lasted too long. To be asked again and again."""
-        self._since = min(self._since, now) if self._fleet.lacking else float("inf")
-        return now - self._since >= self._limit
 
 
 @dataclass(slots=True)
@@ -99,14 +85,16 @@ class _Trip:
 class Router:
     """Routes among the replicas of one deployment. Belongs to one event loop."""
 
-    def __init__(self, fleet: Fleet, *, patience: float = 60.0, lack: float = LACK, most_losses: int = 3) -> None:
-        """`patience`: seconds that a request waits for a replica that could take it; `lack`: while nobody could hold
+    def __init__(
+        self, fleet: Fleet, *, patience: float = 60.0, limits: Limits | None = None, most_losses: int = 3
+    ) -> None:
+        """`patience`: seconds that a request waits for a replica that could take it; `limits`: while nobody could hold
         one. `most_losses`: so many replicas may be lost under one request: it might be what kills them.
         """
         self.losses = 0
         """How often a request lost its replica under way and had to go on elsewhere."""
         self._fleet = fleet
-        self._patience, self._lack, self._most_losses = patience, lack, most_losses
+        self._patience, self._limits, self._most_losses = patience, limits or Limits(), most_losses
         self._service = uuid.uuid4().hex[:8]
 
     async def generate(
@@ -178,7 +166,7 @@ class Router:
     async def _find(self, trip: _Trip) -> tuple[Serves, Channel]:
         """A replica that may take the request; waits for one. Raises NoReplica or QueueFull."""
         loop = asyncio.get_running_loop()
-        since, lack = loop.time(), Lack(self._fleet, self._lack)
+        since, lack = loop.time(), Lack(self._fleet, self._limits, fresh=not trip.accepted)
         give_up_at = min(since + self._patience, trip.ends_at or float("inf"))
         while (left := give_up_at - loop.time()) > 0 and not self._fleet.closed and not lack.lasts(loop.time()):
             serving = {

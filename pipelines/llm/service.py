@@ -20,10 +20,11 @@ from ...grid import catalogue
 from ...grid.suggest import did_you_mean
 from .chain_replica import ChainReplica
 from .deployment import Deployment, Held, Phase
+from .lack import Lack, Limits
 from .link import GridLink
 from .model_shape import local_layers
 from .reconcile import Patience
-from .router import ASK_AGAIN, LACK, Lack, NoReplica, Router
+from .router import ASK_AGAIN, NoReplica, Router
 from .supervisor import AnyReplica, Supervisor
 from .tokens import local_codec
 
@@ -90,19 +91,19 @@ class LlmService:
         *,
         patience: Patience | None = None,
         wait: float = 60.0,
-        lack: float = LACK,
+        limits: Limits | None = None,
         security: Security | None = None,
         must_answer: bool = True,
     ) -> None:
         """`grid`: the scheduler's address, or an asynchronous Dask client of this loop. `wait`: seconds that a request
-        waits for a replica, at its beginning and when it lost one; `lack`: at a stretch, while no donors are there that
-        could hold the stages of one. `must_answer`: whether it is an error when no scheduler answers at first; else
+        waits for a replica, at its beginning and when it lost one; `limits`: while no donors are there that could hold
+        the stages of one. `must_answer`: whether it is an error when no scheduler answers at first; else
         nobody waits for it.
         """
         self._must_answer = must_answer
         self._link = GridLink(grid, security=security)
         self._deployments = tuple(deployments)
-        self._patience, self._wait, self._lack = patience, wait, lack
+        self._patience, self._wait, self._limits = patience, wait, limits or Limits()
         self._models: dict[str, _Model] = {}
 
     async def __aenter__(self) -> Self:
@@ -129,7 +130,7 @@ class LlmService:
         if deployment.model in self._models:
             raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
         supervisor = Supervisor(deployment, self._link, self._patience)
-        router = Router(supervisor, patience=self._wait, lack=self._lack)
+        router = Router(supervisor, patience=self._wait, limits=self._limits)
         layers = asyncio.create_task(asyncio.to_thread(local_layers, deployment.spec().model))
         self._models[deployment.model] = _Model(supervisor, router, layers)
         supervisor.start()
@@ -214,7 +215,7 @@ class LlmService:
     async def _serving(self, model: _Model) -> Channel:
         """The way to any replica that serves; waits for one. Raises NoReplica."""
         supervisor, loop = model.supervisor, asyncio.get_running_loop()
-        since, lack = loop.time(), Lack(model.supervisor, self._lack)
+        since, lack = loop.time(), Lack(model.supervisor, self._limits, fresh=True)
         while (waited := loop.time() - since) < self._wait and not supervisor.closed and not lack.lasts(loop.time()):
             for replica in supervisor.replicas():
                 if (channel := replica.serving) is not None:

@@ -16,15 +16,20 @@ from ...actors.models import ModelNotFound
 from ...actors.serving.engines import usual_dtype
 from ...actors.serving.shard_words import ShardSpec
 from ...actors.shards.leg import Pace
+from ...grid.layers.capacity import LayerDonor
+from ...grid.layers.persistence import Persistence
 from ...grid.layers.replanning import Hysteresis
 from ...grid.layers.shape import LayerRange
-from .chain_plan import Cut, Part, Split, better, cut
+from .chain_plan import Offer, Part, Split, better, cut
 from .deployment import Deployment
 from .donor_facts import Facts, Needs, facts
+from .donor_slot import DonorSlot
 from .link import GridLink
 from .live_stage import LiveStage, StageLost, StageRefused
 from .model_shape import Sizes, configuration, sizes_of
 from .reconcile import Patience
+from .recut import Recut, holding, recut
+from .trials import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,11 @@ TRIES = 3
 
 class Uncovered(Exception):
     """Nobody can take some layers now; the message says which, and what memory would suffice."""
+
+    def __init__(self, why: str, *, tried: bool = False) -> None:
+        super().__init__(why)
+        self.tried = tried
+        """There were donors, and they failed."""
 
 
 class Staging:
@@ -50,6 +60,9 @@ class Staging:
         self._config: Mapping[str, Any] = {}
         self._failed = ""
         self._shunned: dict[str, tuple[int, float]] = {}
+        self._trials, self._gain = Trials(link), Persistence()
+        self.here: frozenset[str] = frozenset()
+        """Donors of the grid, when it was asked last."""
 
     @property
     def sizes(self) -> Sizes | None:
@@ -93,55 +106,80 @@ class Staging:
         self._sizes = sizes_of(self._deployment, self._config)
 
     def shun(self, donor_id: str, why: str) -> None:
-        """A stage failed there: the donor is avoided for a while, each further time twice as long."""
+        """A stage failed there: the donor is avoided for a while, each further time twice as long. After a while
+        without failures the next one is a first again."""
         logger.warning("a stage of %s was lost: %s", self._deployment.model, why)
-        times = self._shunned.get(donor_id, (0, 0.0))[0] + 1
+        now = time.monotonic()
+        before, until = self._shunned.get(donor_id, (0, now))
+        times = 1 if now - until > self._patience.steady else before + 1
         cool = min(self._patience.cool_most, self._patience.cool * 2.0 ** min(times - 1, 30))
-        self._shunned[donor_id] = (times, time.monotonic() + cool)
+        self._shunned[donor_id] = (times, now + cool)
         self._failed = why
+
+    def _avoided(self) -> set[str]:
+        now = time.monotonic()
+        return {donor for donor, (_, until) in self._shunned.items() if now < until}
 
     async def facts(self, taken: frozenset[str] = frozenset()) -> Facts:
         """The donors now; those of `taken`, and those that failed lately, offer nothing. Raises Uncovered."""
         sizes = await self.measure()
-        now = time.monotonic()
-        shunned = {donor for donor, (_, until) in self._shunned.items() if now < until}
-        ask = self._deployment.stage_ask(self._excluded | taken | shunned, seconds=2 * self._patience.notice)
+        ask = self._deployment.stage_ask(self._excluded | taken | self._avoided(), seconds=2 * self._patience.notice)
         key = f"{self._deployment.model} {id(self)}"
-        needs = Needs(sizes.capacity.model.layer_bytes, self._deployment.device, self._deployment.region)
         try:
-            return await facts(self._link, ask, key, needs)
+            known = await facts(self._link, ask, key, self._needs(sizes))
         except (OSError, TimeoutError) as error:
             raise Uncovered(f"the scheduler can't be asked for donors: {error or type(error).__name__}") from error
+        self.here = frozenset(known.rows)
+        return known
+
+    def _needs(self, sizes: Sizes) -> Needs:
+        deployment = self._deployment
+        return Needs(sizes.capacity.model.layer_bytes, deployment.device, deployment.region, sizes.dtype)
+
+    async def _tried(self, known: Facts) -> Facts:
+        """With the speeds of donors that nobody had measured. Nobody waits for them in the middle of an answer."""
+        if self._split.layers is not None:  # who gets them does not follow from speed alone
+            return known
+        ask = self._deployment.stage_ask(self._excluded, seconds=0.0)
+        return await self._trials.made(known.needing(self._needs(await self.measure())), ask)
 
     async def cover(self, gap: range | None, taken: frozenset[str]) -> list[LiveStage]:
         """Loaded stages for these layers (None: for all), on donors that are not in `taken`. Raises Uncovered; then
         nothing that was loaded for it is left."""
-        gap = range((await self.measure()).num_layers) if gap is None else gap
+        whole, gap = gap is None, range((await self.measure()).num_layers) if gap is None else gap
         found: list[LiveStage] = []
         try:
             for _ in range(TRIES):
                 for hole in holes(gap, found):
                     known = await self.facts(taken | {one.donor_id for one in found})
                     await self._settle(known)
-                    found += await self._load(self._plan(await self.measure(), known, hole))
+                    known = await self._tried(known) if whole else known
+                    others = known.donors(taken | {one.donor_id for one in found})
+                    found += await self._load(self._plan(await self.measure(), known, hole, others))
                 if not holes(gap, found):
                     return sorted(found, key=lambda one: one.layers.start)
-            raise Uncovered(self._failed)
+            raise Uncovered(self._failed, tried=True)
         except BaseException:
             await asyncio.gather(*(one.release() for one in found))
             raise
 
-    def _plan(self, sizes: Sizes, known: Facts, gap: range) -> Sequence[Part]:
-        found = cut(sizes.capacity, known.offers, self._split, gap)
+    def _plan(self, sizes: Sizes, known: Facts, gap: range, others: Sequence[LayerDonor]) -> Sequence[Part]:
+        """`others`: who holds the other layers."""
+        found = cut(sizes.capacity, known.offers, self._split, gap, near=known.near, beside=others)
         if not found:
             raise Uncovered(found.why + (f"; lately failed: {self._failed}" if self._failed else ""))
         return found.parts
 
-    async def _load(self, parts: Sequence[Part]) -> list[LiveStage]:
-        """Those of the parts that came to be."""
-        stages = [self._stage(part) for part in parts]
+    async def _load(
+        self, parts: Sequence[Part], beside: Sequence[LiveStage] = (), instead: Sequence[LiveStage] = ()
+    ) -> list[LiveStage]:
+        """Those of the parts that came to be. On the donors of `beside` they come into the slots that are there; those
+        of `instead` are released before."""
+        slots = {one.donor_id: one.slot for one in beside}
+        stages = [self._stage(part, slots.get(part.offer.donor.id)) for part in parts]
         self.coming += stages
         try:
+            await asyncio.gather(*(one.release() for one in instead))
             ends = await asyncio.gather(*(one.begin() for one in stages), return_exceptions=True)
         except asyncio.CancelledError:
             await asyncio.gather(*(one.release() for one in stages))
@@ -159,7 +197,7 @@ class Staging:
                 raise end
         return [stage for stage, end in zip(stages, ends, strict=True) if end is None]
 
-    def _stage(self, part: Part) -> LiveStage:
+    def _stage(self, part: Part, slot: DonorSlot | None) -> LiveStage:
         sizes, deployment = self._sizes, self._deployment
         assert sizes is not None
         spec = ShardSpec(
@@ -170,37 +208,63 @@ class Staging:
             num_blocks=sizes.num_blocks,
             block_size=sizes.block_size,
             pace=self.pace,
+            layer_bytes=sizes.capacity.model.layer_bytes,
+            head_layers=sizes.capacity.model.head_layers,
         )
         least = sizes.capacity.least_bytes(LayerRange(part.layers.start, part.layers.stop))
         ask = deployment.stage_ask(self._excluded, seconds=2 * self._patience.notice, gpu_memory_gb=least / 1e9)
-        return LiveStage(spec, part.offer, ask, self._link, self._patience)
+        slot = slot or DonorSlot(part.offer, ask, self._link, self._patience)
+        return LiveStage(spec, part.offer, slot, self._patience)
 
-    async def better(self, stages: Sequence[LiveStage]) -> Cut:
-        """A cut that is worth leaving the present one for, or none. Raises Uncovered when nothing is known."""
+    async def better(self, stages: Sequence[LiveStage]) -> Recut | None:
+        """A cut that is worth leaving the present one for. Raises Uncovered when nothing is known."""
+        sizes, known = await self.measure(), await self._tried(await self.facts())
+        held = self._held(sizes, known, stages)
+        if len(held) < len(stages):
+            return None
+        offers = [*(one.offer for one in held), *_others(known, held)]
+        found = better(sizes.capacity, offers, self._split, held, Hysteresis(), known.near)
+        self._gain = self._gain.after(bool(found))
+        return recut(sizes.capacity, held, found) if found and self._gain.lasts else None
+
+    async def another(self, stages: Sequence[LiveStage], leaving: Sequence[LiveStage] = ()) -> Recut | None:
+        """Any cut, if `stages` don't hold all layers and nobody takes the others; none of its parts is on the donors
+        of `leaving`. Raises Uncovered when nothing is known."""
         sizes, known = await self.measure(), await self.facts()
-        held = []
+        held = self._held(sizes, known, [*stages, *leaving])
+        left = {one.donor_id for one in leaving}
+        offers = [*(one.offer for one in held), *_others(known, held)]
+        able = [one for one in offers if one.donor.id not in left]
+        found = cut(sizes.capacity, able, self._split, near=known.near)
+        return recut(sizes.capacity, held, found) if found else None
+
+    def _held(self, sizes: Sizes, known: Facts, stages: Sequence[LiveStage]) -> list[Part]:
+        """Those of them whose donors are here and did not fail just now. Each offer is as if its donor held nothing."""
+        parts = list[Part]()
         for one in stages:
-            offer = known.of(one.donor_id, one.member.bytes_held)
-            if offer is None:
-                return Cut(why=f"{one.donor_id} is not here")
-            held.append(Part(one.layers, offer))
-        free = [offer for offer in known.offers if offer.donor.id not in {one.offer.donor.id for one in held}]
-        return better(sizes.capacity, [*(one.offer for one in held), *free], self._split, held, Hysteresis())
+            now = known.of(one.donor_id, 0)
+            if now is None or one.donor_id in self._avoided():
+                continue
+            free = now.donor.memory_bytes
+            freed = holding(sizes.capacity, one.layers, one.offer.donor.memory_bytes).freed(free)
+            parts.append(Part(one.layers, replace(now, donor=replace(now.donor, memory_bytes=free + freed))))
+        return parts
 
-    async def possible(self, stages: Sequence[LiveStage]) -> bool:
-        """Whether the model could be held if these stages were given up. Raises Uncovered when nothing is known."""
-        sizes, known = await self.measure(), await self.facts()
-        own = [known.of(one.donor_id, one.member.bytes_held) for one in stages]
-        offers = [*(one for one in own if one is not None), *known.offers]
-        return bool(cut(sizes.capacity, offers, self._split))
-
-    async def load(self, parts: Sequence[Part]) -> list[LiveStage]:
-        """These parts, all of them, loaded. Raises Uncovered; then nothing of them is left."""
-        loaded = await self._load(parts)
+    async def load(
+        self, parts: Sequence[Part], beside: Sequence[LiveStage] = (), instead: Sequence[LiveStage] = ()
+    ) -> list[LiveStage]:
+        """These parts, all of them, loaded: on the donors of `beside` in the slots that these have. `instead`: stages
+        that end first. Raises Uncovered; then nothing of the parts is left."""
+        loaded = await self._load(parts, beside, instead)
         if len(loaded) < len(parts):
             await asyncio.gather(*(one.release() for one in loaded))
-            raise Uncovered(self._failed)
+            raise Uncovered(self._failed, tried=True)
         return loaded
+
+
+def _others(known: Facts, held: Sequence[Part]) -> list[Offer]:
+    there = {one.offer.donor.id for one in held}
+    return [one for one in known.offers if one.donor.id not in there]
 
 
 def holes(gap: range, stages: Sequence[LiveStage]) -> list[range]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from .chain_replica import ChainReplica
 from .deployment import Deployment, Phase, Replica
+from .lack import Lacking
 from .link import GridLink
 from .notice import Notice
 from .reconcile import Patience, Place, Setbacks, reconcile
@@ -70,10 +71,13 @@ class Supervisor:
         return [one.view(now) for one in self._replicas.values()]
 
     @property
-    def lacking(self) -> bool:
-        """No replica serves, and none is on its way: there are no donors that could hold its stages now."""
-        replicas = self._replicas.values()
-        return bool(replicas) and all(isinstance(one, ChainReplica) and one.lacking for one in replicas)
+    def lacking(self) -> Lacking | None:
+        """No replica serves, and none is on its way: there are no donors that could hold its stages now. Else None."""
+        told = [one.lacking if isinstance(one, ChainReplica) else None for one in self._replicas.values()]
+        each = [one for one in told if one is not None]
+        if not each or len(each) < len(told):
+            return None
+        return max(each, key=lambda one: (bool(one.awaited), one.since))
 
     def why(self) -> str:
         """Why fewer replicas serve than are wanted, in a sentence; empty when all do."""

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import time
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any, Self
 
 from serving_helpers import until
@@ -20,7 +22,7 @@ from idlegrid.scheduler_plugins.scheduler import GridScheduler
 
 MODEL = "idlegrid-tiny"
 LAYERS = 6
-CALM = Patience(start=60, load=60, silence=30, stall=120, drain=30, cool=0.5, cool_most=2, mend=60, hop=15)
+CALM = Patience(start=60, load=60, silence=30, stall=120, drain=30, cool=0.5, cool_most=2, mend=60, hop=15, freeze=30)
 """A busy machine is no reason to think anybody dead; who is killed says so at once."""
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
@@ -33,7 +35,34 @@ context.set_forkserver_preload(
 )
 
 
-def live(scheduler: str, donor: Donor, memory: str, threads: int) -> None:
+def slow_down(seconds: float) -> None:
+    """Every layer, and every product of a trial, takes so much longer in this process; and a few steps are believed."""
+    from idlegrid.actors.llm import linear
+    from idlegrid.actors.llm.stage import Stage
+    from idlegrid.actors.shards.actor import StageActor
+    from idlegrid.grid.layers.speed import Steady
+
+    forward, speed, quick_linear = Stage.forward, StageActor.speed, linear.linear
+
+    def slowly(stage: Stage, *args: Any) -> Any:
+        time.sleep(seconds * len(stage.layers))
+        return forward(stage, *args)
+
+    def slow_linear(*args: Any) -> Any:
+        multiply = quick_linear(*args)
+
+        def slow(x: Any) -> Any:
+            time.sleep(seconds)
+            return multiply(x)
+
+        return slow
+
+    Stage.forward = slowly  # type: ignore[method-assign]
+    linear.linear = slow_linear
+    StageActor.speed = partialmethod(speed, Steady(steps=8, span=0.0))  # type: ignore[assignment]
+
+
+def live(scheduler: str, donor: Donor, memory: str, threads: int, slower: float) -> None:
     """A worker, until it is killed."""
     from distributed import Worker
 
@@ -52,6 +81,8 @@ def live(scheduler: str, donor: Donor, memory: str, threads: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if slower:
+        slow_down(slower)
     asyncio.run(serve())
     os._exit(0)
 
@@ -69,11 +100,12 @@ class ChainGrid:
             protocol="tcp", host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0"
         )
 
-    def join(self, *names: str, memory: str = "4GB", threads: int = 1) -> None:
+    def join(self, *names: str, memory: str = "4GB", threads: int = 1, slower: float = 0.0) -> None:
+        """`slower`: seconds that each layer takes in addition."""
         for name in names:
             donor = Donor(id=name, name=name, supported_types=frozenset({"llm"}))
             self.processes[name] = context.Process(
-                target=live, args=(self.scheduler.address, donor, memory, threads), daemon=True
+                target=live, args=(self.scheduler.address, donor, memory, threads, slower), daemon=True
             )
             self.processes[name].start()
 

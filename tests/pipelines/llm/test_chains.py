@@ -16,6 +16,7 @@ from idlegrid.actors.llm.request import FinishReason, Sampling
 from idlegrid.actors.serving.engines import make_engine, usual_dtype
 from idlegrid.pipelines.llm import chain_replica
 from idlegrid.pipelines.llm.deployment import Phase
+from idlegrid.pipelines.llm.lack import Limits
 from idlegrid.pipelines.llm.router import NoReplica
 from idlegrid.pipelines.llm.service import LlmService
 
@@ -87,6 +88,11 @@ async def hours(grid, donor, until_after):
     address = grid.scheduler.grid.roster.get(donor).ws.address
     async with Client(grid.scheduler.address, asynchronous=True) as client:
         await client.run(set_hours, bounds.get("start"), bounds.get("end"), workers=[address])
+
+
+def speeds(grid, donor):
+    """Where what the grid knows of its speed comes from."""
+    return {one.source.value for one in grid.scheduler.grid.roster.get(donor).report.speeds}
 
 
 async def served(service):
@@ -170,7 +176,7 @@ async def test_a_stage_that_hangs_is_replaced_while_it_hangs(grid, right):
 async def test_where_nobody_can_replace_a_stage_its_requests_end_soon_with_the_layers_and_later_ones_go_on(grid, right):
     """S7. A service has a minute for donors that are on their way, and seconds where there are none."""
     await grid.whole(*"abcd")
-    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM, wait=600, lack=1) as service:
+    async with LlmService(grid.scheduler.address, [split(3)], patience=CALM, wait=600, limits=Limits(1, 1)) as service:
         await ready(service, 1, MODEL)
         [spare] = set("abcd") - held(service).keys()
         await control(grid, spare, "pause")
@@ -224,16 +230,31 @@ async def test_a_stage_is_moved_before_its_donor_leaves(why, grid, right):
     await grid.idle()
 
 
-async def test_a_faster_donor_that_comes_makes_another_cut_that_goes_on_with_the_answer(grid, right, monkeypatch):
-    """Its donors need other layers then: the chain is given up, and the next one has all of them to choose from."""
+async def test_a_slow_donor_gets_fewer_layers_and_a_faster_one_that_comes_takes_them_in_mid_answer(
+    grid, right, monkeypatch
+):
+    """The slow one really is: each of its layers takes 30 ms more. First a trial finds it out, then its own steps."""
     monkeypatch.setattr(chain_replica, "IMPROVE", 0.2)
     await grid.whole(*"abcd")
+    for donor in "bcd":
+        await control(grid, donor, "pause")
+    grid.join("slow", threads=16, slower=0.03)
+    await grid.whole(*"abcd", "slow")
     async with LlmService(grid.scheduler.address, [split(2)], patience=CALM) as service:
         await ready(service, 1, MODEL)
+        assert {donor: len(layers) for donor, layers in held(service).items()} == {"a": LAYERS - 1, "slow": 1}
+        assert {one.donor_id: one.speed for one in (await served(service)).coverage} == {
+            "a": "probed",
+            "slow": "probed",
+        }
         reader = Reader(service, drawing("r"), MODEL)
         await reader.at_least(10)
-        grid.join("fast", threads=16)
-        await until(lambda: len(held(service).get("fast", ())) == LAYERS - 1)
+        await until(lambda: speeds(grid, "slow") == {"probed", "measured"})
+        told = {one.donor_id: one.layer_seconds for one in (await served(service)).coverage}
+        assert told["slow"] >= 0.03
+        assert grid.scheduler.grid.roster.get("a").report.links.keys() == {"slow"}
+        await control(grid, "b", "resume")
+        await until(lambda: held(service).keys() == {"a", "b"})
         assert (await reader.ended()).reason is FinishReason.LENGTH
         assert reader.tokens == right["drawn"]
         await ready(service, 1, MODEL)
@@ -242,7 +263,9 @@ async def test_a_faster_donor_that_comes_makes_another_cut_that_goes_on_with_the
         assert [one.epoch for one in service._models[MODEL].supervisor.replicas()] == [chain], "and no other one"
         await service.withdraw(MODEL)
         await grid.idle()
-    grid.kill("fast")
+    grid.kill("slow")
+    for donor in "cd":
+        await control(grid, donor, "resume")
 
 
 async def test_what_nobody_can_hold_is_said_with_the_layers_and_the_memory_and_comes_when_it_can(grid):

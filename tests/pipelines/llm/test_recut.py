@@ -1,0 +1,108 @@
+"""A chain of which one stage dies and nobody is free for it: cut anew over those that are left, or waiting."""
+
+import asyncio
+
+import pytest
+from chain_grid import CALM, MODEL, ChainGrid, split
+from serving_helpers import Reader, ready, until
+from test_chains import drawing, held, undisturbed
+
+from idlegrid.actors.llm.request import FinishReason
+from idlegrid.pipelines.llm.lack import Limits
+from idlegrid.pipelines.llm.service import LlmService
+
+pytestmark = pytest.mark.slow
+WIDE = {"num_blocks": 12000}
+"""A layer is 0.9 GB of pages that may be written; hardly any of them are."""
+FOUR, TWO = "5.3GB", "2.9GB"
+"""Memory for so many layers, and the half of another."""
+
+
+@pytest.fixture(scope="module")
+def right():
+    return asyncio.run(undisturbed())["drawn"]
+
+
+@pytest.fixture
+def grid():
+    """Two donors, who hold three layers each and could hold four; and a small one, who comes later."""
+    with ChainGrid() as grid:
+        grid.join("a", "b", memory=FOUR)
+        yield grid
+
+
+async def small_one(grid):
+    grid.join("s", memory=TWO)
+    await grid.whole("a", "b", "s")
+
+
+def phases(service):
+    """What the replica was and said, from now on."""
+    told = set()
+    supervisor = service._models[MODEL].supervisor
+
+    async def hear():
+        while True:
+            for one in supervisor.views():
+                told.add((one.epoch, one.phase, one.why))
+            await supervisor.changed.wait(1.0)
+
+    return told, asyncio.create_task(hear())
+
+
+@pytest.mark.parametrize("victim", [0, 3], ids=["first", "lead"])
+async def test_what_a_dead_stage_held_is_taken_by_those_that_are_left_in_another_cut(victim, grid, right):
+    """Nobody can take three layers; but who is left can take four, and the small one two."""
+    await grid.whole("a", "b")
+    async with LlmService(grid.scheduler.address, [split(0, options=WIDE)], patience=CALM) as service:
+        [replica] = await ready(service, 1, MODEL)
+        before = {layers.start: donor for donor, layers in held(service).items()}
+        assert sorted(before) == [0, 3]
+        await small_one(grid)
+        told, hearing = phases(service)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.kill(before.pop(victim))
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == right
+        [left] = before.values()
+        assert {donor: len(layers) for donor, layers in held(service).items()} == {left: 4, "s": 2}
+        assert {epoch for epoch, *_ in told} == {replica.epoch}
+        assert any("stops meanwhile: " in why and f"{left} has " in why for *_, why in told), told
+        hearing.cancel()
+    await grid.idle()
+
+
+async def test_who_comes_back_in_time_goes_on_with_the_answer_and_who_does_not_ends_it(grid, right):
+    """The second half is the control: with a wait that is too short."""
+    await grid.whole("a", "b")
+    async with LlmService(
+        grid.scheduler.address, [split(2)], patience=CALM, wait=600, limits=Limits(lack=2, back=600)
+    ) as service:
+        await ready(service, 1, MODEL)
+        victim = next(donor for donor, layers in held(service).items() if layers.start == 0)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.kill(victim)
+        supervisor = service._models[MODEL].supervisor
+        await until(lambda: supervisor.lacking is not None and supervisor.lacking.awaited == {victim})
+        assert f"{victim}, that held them, may come back" in supervisor.why()
+        await asyncio.sleep(2.5)
+        assert not reader.done.done()
+        grid.join(victim, memory=FOUR)
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == right
+        await service.withdraw(MODEL)
+        await grid.idle()
+    limits = Limits(lack=2, back=2)
+    async with LlmService(grid.scheduler.address, [split(2)], patience=CALM, wait=600, limits=limits) as service:
+        await ready(service, 1, MODEL)
+        reader = Reader(service, drawing("r"), MODEL)
+        await reader.at_least(10)
+        grid.kill(victim)
+        end = await reader.ended()
+        assert end.reason is FinishReason.ERROR
+        assert "of 0-5 have no holder; " in end.error
+        assert "GB of free donor memory more would suffice" in end.error
+        assert f"{victim}, that held them, may come back" in end.error
+        assert right[: len(reader.tokens)] == reader.tokens
