@@ -16,6 +16,7 @@ import torch
 
 from ...grid import catalogue
 from ..devices import chosen_device, describe, half_of, named_dtype
+from ..halving import in_halves
 from ..model_pins import own_code
 from ..models import DIFFUSERS, resolve, revision
 from . import offload
@@ -122,18 +123,14 @@ class DiffusionModel:
 
     def _drawn(self, wishes: list[Wish], step: Callable[[int], None]) -> list[Outcome]:
         """One batch; in halves where it is too large for the GPU."""
-        try:
-            pixels = self._run(wishes, step)
-        except torch.OutOfMemoryError:
-            if len(wishes) == 1:
-                raise
-            pixels = None
-        if pixels is None:  # outside of the handler, which holds on to the tensors of the failed batch
-            self._batch = max(1, len(wishes) // 2)
-            torch.cuda.empty_cache()
-            halves = wishes[: self._batch], wishes[self._batch :]
-            return [one for half in halves if half for one in self._drawn(half, step)]
-        return [_picture(one, wish) for one, wish in zip(pixels, wishes, strict=True)]
+
+        def run(some: Sequence[Wish]) -> list[Outcome]:
+            return [_picture(one, wish) for one, wish in zip(self._run(some, step), some, strict=True)]
+
+        return in_halves(wishes, run, self._fits)
+
+    def _fits(self, batch: int) -> None:
+        self._batch = batch
 
     def _run(self, wishes: Sequence[Wish], step: Callable[[int], None]) -> Any:
         """(B, H, W, 3) float32 in [0, 1], or NaN where the computation broke down."""

@@ -16,6 +16,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..devices import chosen_device, describe, half_of, named_dtype, seeded
+from ..halving import in_halves
 from ..model_pins import own_code
 from ..models import resolve, revision
 from .look import Answer, Check, Look, NotAnswered, Pixels, Told, Turn, VisionFacts, Wish, nothing, untold
@@ -109,17 +110,12 @@ class VisionModel:
 
     def _answered(self, batch: list[Ready], check: Check, told: Told) -> list[Outcome]:
         """One batch; in halves where it is too large for the GPU."""
-        try:
-            return self._generated(batch, check, told)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        self._batch = max(1, len(batch) // 2)  # outside of the handler, which holds on to the failed batch's tensors
-        torch.cuda.empty_cache()
-        halves = batch[: self._batch], batch[self._batch :]
-        return [one for half in halves if half for one in self._answered(half, check, told)]
+        return in_halves(batch, lambda some: self._generated(some, check, told), self._fits)
 
-    def _generated(self, batch: list[Ready], check: Check, told: Told) -> list[Outcome]:
+    def _fits(self, batch: int) -> None:
+        self._batch = batch
+
+    def _generated(self, batch: Sequence[Ready], check: Check, told: Told) -> list[Outcome]:
         images = [image for one in batch for image in one.images]
         inputs = self._processor(
             text=[one.text for one in batch], images=images or None, padding=True, return_tensors="pt"

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from ..devices import describe
+from ..halving import in_halves
 from ..model_pins import own_code
 from ..models import resolve, revision
 from .network import Network, encoding_once
@@ -139,25 +140,22 @@ class WhisperModel:
         check: Callable[[], None],
     ) -> list[Heard]:
         """One batch; in halves where it is too large for the GPU."""
-        try:
-            output = self._generate(batch, clips, languages, wish, check)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            output = None
-        if output is None:  # outside of the handler, which holds on to the tensors of the failed batch
-            self._batch = max(1, len(batch) // 2)
-            torch.cuda.empty_cache()
-            halves = batch[: self._batch], batch[self._batch :]
-            return [one for half in halves if half for one in self._hear(half, clips, languages, wish, check)]
-        return [
-            self._read(segments, ids, piece.stretch, languages[piece.clip], wish)
-            for segments, ids, piece in zip(output["segments"], output["sequences"], batch, strict=True)
-        ]
+
+        def run(some: Sequence[Piece]) -> list[Heard]:
+            output = self._generate(some, clips, languages, wish, check)
+            return [
+                self._read(segments, ids, piece.stretch, languages[piece.clip], wish)
+                for segments, ids, piece in zip(output["segments"], output["sequences"], some, strict=True)
+            ]
+
+        return in_halves(batch, run, self._fits)
+
+    def _fits(self, batch: int) -> None:
+        self._batch = batch
 
     def _generate(
         self,
-        batch: list[Piece],
+        batch: Sequence[Piece],
         clips: Sequence[Samples],
         languages: dict[int, str],
         wish: Wish,
