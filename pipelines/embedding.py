@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, Field, FiniteFloat
 
-from ..grid import catalogue
 from ..grid.job_types import ALONE, RunContext
-from ..grid.jobs import Ask
+from .model_job import ModelJobType, ModelParams
 
 MAX_TEXTS = 2048
 """Texts in one job, as in OpenAI's API; more is a bulk job."""
@@ -17,13 +16,9 @@ SLICE = 128
 """Texts that are embedded between two looks at whether to go on."""
 
 
-class EmbeddingParams(BaseModel):
+class EmbeddingParams(ModelParams):
     """Parameters of an embedding job."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
     texts: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
     """What to embed. Texts longer than the model's window are truncated."""
     normalize: bool = True
@@ -50,18 +45,12 @@ class EmbeddingResult(BaseModel):
     usage: Usage
 
 
-class EmbeddingJobType:
+class EmbeddingJobType(ModelJobType):
     """See `grid.job_types.JobType`."""
 
     name = "embedding"
     Params = EmbeddingParams
     Result = EmbeddingResult
-
-    def ask(self, params: EmbeddingParams) -> Ask:
-        """Always with a model: vectors of two models can't be compared, so a donor's own default won't do."""
-        model = self.model_of(params)
-        listed = catalogue.find(model)
-        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: EmbeddingParams, context: RunContext = ALONE) -> EmbeddingResult:
         """Embed in this process with its resident model. Raises Cancelled, and what `actors.embedding` raises."""
@@ -95,10 +84,6 @@ class EmbeddingJobType:
             raise ValueError(f"{result.dimensions} dimensions where {params.dimensions} were asked for")
         if wrong := {len(vector) for vector in result.embeddings} - {result.dimensions}:
             raise ValueError(f"a vector of length {wrong.pop()} among those of {result.dimensions} dimensions")
-
-    def model_of(self, params: EmbeddingParams) -> str:
-        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        return catalogue.canonical(params.model, self.name)
 
 
 JOB_TYPE = EmbeddingJobType()

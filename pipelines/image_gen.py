@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ..actors.diffusion.picture import SIDE, NotDrawn, Wish
 from ..actors.media.png import check_png
 from ..grid import catalogue
 from ..grid.job_types import ALONE, RunContext
-from ..grid.jobs import Ask
+from .model_job import ModelJobType, ModelParams, file_of
 
 MAX_PROMPT = 10_000
 """Characters; most models read some hundred tokens."""
@@ -27,13 +26,9 @@ _Text = Annotated[str, Field(max_length=MAX_PROMPT)]
 _Side = Annotated[int, Field(ge=16, le=MAX_SIDE, multiple_of=8)]
 
 
-class ImageGenParams(BaseModel):
+class ImageGenParams(ModelParams):
     """Parameters of an image_gen job."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
     prompt: Annotated[_Text, Field(min_length=1)]
     negative_prompt: _Text | None = None
     """What should not be in it; for models that are guided."""
@@ -90,19 +85,13 @@ class ImageGenResult(BaseModel):
     format: Literal["png"] = "png"
 
 
-class ImageGenJobType:
+class ImageGenJobType(ModelJobType):
     """See `grid.job_types.JobType`."""
 
     name = "image_gen"
     packages = ("PIL", "diffusers")
     Params = ImageGenParams
     Result = ImageGenResult
-
-    def ask(self, params: ImageGenParams) -> Ask:
-        """Always with a model: another one would draw something else."""
-        model = self.model_of(params)
-        listed = catalogue.find(model)
-        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: ImageGenParams, context: RunContext = ALONE) -> ImageGenResult:
         """Draw in this process with its resident model; it stops between two steps.
@@ -138,15 +127,7 @@ class ImageGenJobType:
             raise ValueError(f"a picture of {result.width} × {result.height} pixels where {wanted} were asked for")
         if params.seed not in (None, result.seed):
             raise ValueError(f"the seed {result.seed} where {params.seed} was asked for")
-        try:
-            data = base64.b64decode(result.image_base64, validate=True)
-        except binascii.Error as error:
-            raise ValueError(f"image_base64 is no Base64: {error}") from None
-        check_png(data, result.width, result.height)
-
-    def model_of(self, params: ImageGenParams) -> str:
-        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        return catalogue.canonical(params.model, self.name)
+        check_png(file_of(result.image_base64, "image_base64"), result.width, result.height)
 
 
 def _size(wish: Wish) -> tuple[int, int]:

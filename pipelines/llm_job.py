@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..actors.llm.completion import Completion
 from ..actors.llm.request import Request, Sampling
-from ..grid import catalogue
 from ..grid.job_types import ALONE, Cancelled, RunContext
-from ..grid.jobs import Ask
+from .model_job import ModelJobType, ModelParams
 
 MAX_MESSAGES = 2048
 MAX_CHARACTERS = 1_000_000
@@ -33,13 +32,9 @@ class Message(BaseModel):
     content: Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
-class LlmParams(BaseModel):
+class LlmParams(ModelParams):
     """Parameters of an llm job: `messages` or `prompt`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt: _Text | None = None
     """A question; for a model that knows no conversations, a text to go on from."""
@@ -91,18 +86,12 @@ class LlmResult(BaseModel):
     usage: Usage
 
 
-class LlmJobType:
+class LlmJobType(ModelJobType):
     """See `grid.job_types.JobType`."""
 
     name = "llm"
     Params = LlmParams
     Result = LlmResult
-
-    def ask(self, params: LlmParams) -> Ask:
-        """Always with a model: another one would say something else."""
-        model = self.model_of(params)
-        listed = catalogue.find(model)
-        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: LlmParams, context: RunContext = ALONE) -> LlmResult:
         """Generate in this process with its resident engine; with `stream`, `context.tokens` hears the text on the way.
@@ -128,10 +117,6 @@ class LlmJobType:
                 },
             }
         )
-
-    def model_of(self, params: LlmParams) -> str:
-        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        return catalogue.canonical(params.model, self.name)
 
 
 def _followed(answer: Future[Completion], context: RunContext) -> Completion:

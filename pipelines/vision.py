@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from ..actors.vision.look import Look, Task, Wish, about
-from ..grid import catalogue
 from ..grid.job_types import ALONE, RunContext
-from ..grid.jobs import Ask
+from .model_job import ModelJobType, ModelParams, file_of
 
 MAX_BASE64 = 64 * 1024 * 1024
 """Characters: 48 MiB of picture. A service takes less in one request (`api.max_body_mb`)."""
@@ -20,13 +17,9 @@ MAX_QUESTION = 100_000
 MAX_TOKENS = 32_768
 
 
-class VisionParams(BaseModel):
+class VisionParams(ModelParams):
     """Parameters of a vision job: `image_base64` or `image_url`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
     image_base64: Annotated[str, Field(min_length=1, max_length=MAX_BASE64)] | None = None
     """A picture (PNG, JPEG, WebP, GIF, BMP), its bytes in Base64."""
     image_url: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
@@ -68,19 +61,13 @@ class VisionResult(BaseModel):
     usage: VisionUsage
 
 
-class VisionJobType:
+class VisionJobType(ModelJobType):
     """See `grid.job_types.JobType`."""
 
     name = "vision"
     packages = ("PIL",)
     Params = VisionParams
     Result = VisionResult
-
-    def ask(self, params: VisionParams) -> Ask:
-        """Always with a model: another one would see something else."""
-        model = self.model_of(params)
-        listed = catalogue.find(model)
-        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: VisionParams, context: RunContext = ALONE) -> VisionResult:
         """Answer in this process with its resident model; it stops within a token.
@@ -122,19 +109,10 @@ class VisionJobType:
         if used.total_tokens != used.prompt_tokens + used.completion_tokens:
             raise ValueError(f"{used.total_tokens} tokens in all are not the sum of the others")
 
-    def model_of(self, params: VisionParams) -> str:
-        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        return catalogue.canonical(params.model, self.name)
-
 
 def content(params: VisionParams) -> bytes:
     """The picture as a file. Raises ValueError for bad Base64, and for an address: the service replaces those."""
-    if params.image_base64 is None:
-        raise ValueError("a worker fetches nothing: hand the job to the HTTP service, which replaces image_url")
-    try:
-        return base64.b64decode(params.image_base64, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"image_base64 is no Base64: {error}") from None
+    return file_of(params.image_base64, "image_base64")
 
 
 JOB_TYPE = VisionJobType()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
 
 from ..actors.whisper.speech import Wish, plain
-from ..grid import catalogue
 from ..grid.job_types import ALONE, RunContext
-from ..grid.jobs import Ask
+from .model_job import ModelJobType, ModelParams, file_of
 
 MAX_BASE64 = 64 * 1024 * 1024
 """Characters: 48 MiB of sound. A service takes less in one request (`api.max_body_mb`)."""
@@ -23,13 +20,9 @@ SLACK = 0.5
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 
-class WhisperParams(BaseModel):
+class WhisperParams(ModelParams):
     """Parameters of a whisper job: `audio_base64` or `audio_url`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Hugging Face id, short name of the catalogue or local folder. None: the catalogue's default."""
     audio_base64: Annotated[str, Field(min_length=1, max_length=MAX_BASE64)] | None = None
     """A sound file (wav, flac, mp3, ogg, m4a, mp4, webm), its bytes in Base64."""
     audio_url: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
@@ -90,19 +83,13 @@ class WhisperResult(BaseModel):
     """Null: they were not asked for."""
 
 
-class WhisperJobType:
+class WhisperJobType(ModelJobType):
     """See `grid.job_types.JobType`."""
 
     name = "whisper"
     packages = ("av", "soundfile", "soxr")
     Params = WhisperParams
     Result = WhisperResult
-
-    def ask(self, params: WhisperParams) -> Ask:
-        """Always with a model: another one would hear something else."""
-        model = self.model_of(params)
-        listed = catalogue.find(model)
-        return Ask(type=self.name, model=model, gpu_memory_gb=listed.gpu_memory_gb if listed else 0.0)
 
     def run(self, params: WhisperParams, context: RunContext = ALONE) -> WhisperResult:
         """Hear the recording in this process with its resident model; it stops within a token.
@@ -138,19 +125,10 @@ class WhisperJobType:
         if starts != sorted(starts):
             raise ValueError("the segments are not in order")
 
-    def model_of(self, params: WhisperParams) -> str:
-        """The id of the model that serves these parameters: the catalogue's for a short name, else as written."""
-        return catalogue.canonical(params.model, self.name)
-
 
 def content(params: WhisperParams) -> bytes:
     """The sound file. Raises ValueError for bad Base64, and for an address: the service replaces those."""
-    if params.audio_base64 is None:
-        raise ValueError("a worker fetches nothing: hand the job to the HTTP service, which replaces audio_url")
-    try:
-        return base64.b64decode(params.audio_base64, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"audio_base64 is no Base64: {error}") from None
+    return file_of(params.audio_base64, "audio_base64")
 
 
 JOB_TYPE = WhisperJobType()
