@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..media.image import encode_png
+from ..wanted import still_wanted
 from .picture import NotDrawn, Wish
 from .resident import diffusion_model
 
@@ -30,8 +31,11 @@ class DrawingRefused(ValueError):
 
 
 def draw_all(model: str, wishes: Sequence[Wish]) -> list[Drawing | NotDrawn]:
-    """A picture for each wish, by this worker's resident copy of `model`; those of one size are drawn together."""
-    found = diffusion_model(model).draw(wishes)
+    """A picture for each wish, by this worker's resident copy of `model`; those of one size are drawn together.
+
+    Raises Cancelled between two steps, when nobody wants them any more.
+    """
+    found = diffusion_model(model).draw(wishes, check=still_wanted())
     return [
         one if isinstance(one, NotDrawn) else Drawing(encode_png(one.pixels), wish.width, wish.height, one.seed)
         for one, wish in zip(found, wishes, strict=True)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..media.image import decode_image
 from ..media.limits import MediaError
+from ..wanted import still_wanted
 from .look import Answer, Look, NotAnswered, Pixels
 from .resident import vision_model
 
@@ -19,12 +20,15 @@ class LookRefused(ValueError):
 
 
 def answer_all(model: str, looks: Sequence[Look]) -> list[Answer | NotAnswered]:
-    """An answer to each look, by this worker's resident copy of `model`; they are written together."""
-    resident = vision_model(model)
+    """An answer to each look, by this worker's resident copy of `model`; they are written together.
+
+    Raises Cancelled between two tokens, when nobody wants them any more.
+    """
+    check, resident = still_wanted(), vision_model(model)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look-decode") as pool:
         opened = list(pool.map(_pixels, looks))
     seen = [(look, pixels) for look, pixels in zip(looks, opened, strict=True) if not isinstance(pixels, NotAnswered)]
-    answers = iter(resident.answer([look for look, _ in seen], [pixels for _, pixels in seen]))
+    answers = iter(resident.answer([look for look, _ in seen], [pixels for _, pixels in seen], check=check))
     return [one if isinstance(one, NotAnswered) else next(answers) for one in opened]
 
 

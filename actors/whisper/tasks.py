@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..media.audio import decode_audio
 from ..media.limits import MediaError
+from ..wanted import still_wanted
 from .resident import whisper_model
 from .speech import NotHeard, Samples, Transcript, Wish
 
@@ -13,12 +14,15 @@ from .speech import NotHeard, Samples, Transcript, Wish
 def transcribe_all(model: str, files: Sequence[bytes], wish: Wish) -> list[Transcript | NotHeard]:
     """What is said in each sound file, by this worker's resident copy of `model`; all are heard together.
 
-    Raises WishRefused.
+    Raises WishRefused, and Cancelled between two tokens, when nobody wants them any more.
     """
-    resident = whisper_model(model)
-    sounds = [_samples(file) for file in files]
+    check, resident = still_wanted(), whisper_model(model)
+    sounds = []
+    for file in files:
+        check()
+        sounds.append(_samples(file))
     clips = [one for one in sounds if not isinstance(one, NotHeard)]
-    heard = iter(resident.transcribe(clips, wish))
+    heard = iter(resident.transcribe(clips, wish, check=check))
     return [one if isinstance(one, NotHeard) else next(heard) for one in sounds]
 
 

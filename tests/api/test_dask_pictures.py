@@ -18,6 +18,7 @@ from tiny_diffusion import PROMPTS
 
 sys.path.insert(0, str(Path(__file__).parent / "http"))  # a helper of the doors' tests
 
+from leaving import leaves_in_the_middle, tasks_that_run, until
 from script_engine import ScriptEngine
 
 from idlegrid.actors.diffusion.model import DiffusionModel
@@ -31,6 +32,7 @@ from idlegrid.api.dask_viewer import DaskViewer
 from idlegrid.api.http import create_app
 from idlegrid.api.http.llm_face import EngineBackend
 from idlegrid.grid.config import Settings
+from idlegrid.grid.jobs import Ask
 
 pytestmark = pytest.mark.slow
 PATIENCE = 90
@@ -91,6 +93,57 @@ async def test_the_official_client_has_pictures_drawn_and_looked_at(client, draw
     parts[0]["image_url"]["url"] = "data:image/png;base64," + base64.b64encode(files[0][:60]).decode()
     with pytest.raises(openai.BadRequestError, match="the picture is broken"):
         await client.chat.completions.create(**ask)
+
+
+async def test_who_goes_away_is_drawn_nothing_more(client, grid):
+    ask = {"model": "gpt-image-1", "prompt": "a fox"}
+    asking = client.images.generate(**ask, n=4, size="512x512", extra_body={"steps": 100})
+    assert set(await leaves_in_the_middle(grid, asking)) == {"Cancelled()"}
+    made = await client.images.generate(**ask, size="32x24", extra_body={"steps": 1})
+    assert len(made.data) == 1, "the workers are free for the next one"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_goes_away_is_answered_nothing_more(client, grid, tiny_llava, stream):
+    data = base64.b64encode(png()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}]
+    ask = {"model": str(tiny_llava.folder), "messages": [{"role": "user", "content": parts}], "temperature": 1}
+    asking = client.chat.completions.create(**ask, max_tokens=250, n=128, stream=stream)
+    assert set(await leaves_in_the_middle(grid, asking)) == {"Cancelled()"}
+    said = await client.chat.completions.create(**ask, max_tokens=1)
+    assert said.choices[0].finish_reason in ("stop", "length")
+
+
+async def test_control_dask_itself_lets_a_cancelled_task_run_on(grid, tmp_path):
+    def deaf(ends: str) -> None:
+        import time
+        from pathlib import Path
+
+        while not Path(ends).exists():
+            time.sleep(0.02)
+
+    await until(grid, False)
+    future = grid.submit(deaf, str(tmp_path / "end"), ask=Ask(type="image_gen"))
+    try:
+        keys = await until(grid, True)
+        await asyncio.to_thread(future.cancel)
+
+        def cancelled(dask_worker):
+            return [task.state for task in dask_worker.state.executing]
+
+        async with asyncio.timeout(PATIENCE):
+            while ["cancelled"] not in (await asyncio.to_thread(grid.client.run, cancelled)).values():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert await tasks_that_run(grid) == keys
+    finally:
+        (tmp_path / "end").touch()
+    await until(grid, False)
+
+
+def png():
+    file = BytesIO()
+    Image.new("RGB", (32, 32), "red").save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
+from leaving import leaves_in_the_middle
 from tiny_whisper import as_file, silence, tone
 
 from idlegrid.actors.whisper.model import WhisperModel
@@ -47,6 +48,13 @@ async def client(grid, tiny_whisper):
         finally:
             server.should_exit = True
             await serving
+
+
+async def test_who_goes_away_is_heard_no_more(client, grid):
+    long = ("long.flac", as_file(np.tile(tone(10.0), 60), "flac"))
+    asking = client.audio.transcriptions.create(model="whisper-1", file=long, extra_body={"temperature": 0.9})
+    assert set(await leaves_in_the_middle(grid, asking)) == {"Cancelled()"}
+    assert (await client.audio.transcriptions.create(model="whisper-1", file=FILE)).text, "the workers are free"
 
 
 async def test_the_official_client_gets_all_that_was_said(client, heard):
