@@ -156,7 +156,7 @@ loads = st.builds(
 
 
 @given(windows, zones, loads, st.integers(1, 3), st.integers(0, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_retry_is_the_first_moment_at_which_time_is_no_obstacle(window, zone, load, slots, per_hour):
     donor = replace(DONOR, limits=hours(*window, zone, max_concurrent_jobs=slots, max_jobs_per_hour=per_hour))
     verdict = standing(donor, load, NOW)
@@ -201,7 +201,7 @@ def test_work_that_is_longer_than_any_window_is_promised_nothing():
 
 
 @given(windows, zones, st.floats(1, 90_000), st.floats(0.1, 10), st.floats(0, 86_400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_is_accepted_ends_in_the_window_and_a_retry_is_no_false_hope(window, zone, seconds, pace, at):
     limits, now = hours(*window, zone), NOW + timedelta(seconds=at)
     verdict = ending(seconds, pace=pace, limits=limits, now=now)
@@ -247,7 +247,7 @@ busy = st.builds(
 
 
 @given(asks, busy, windows | st.none(), st.integers(1, 4), st.integers(0, 4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_batch_decided_at_once_is_no_larger_than_one_decided_job_by_job(ask, load, window, slots, per_hour):
     start, end = window or (None, None)
     limits = Limits(

@@ -88,7 +88,7 @@ def brute_force(ask, pairs, now, draw):
 
 
 @given(st.lists(steps, max_size=60), asks, moments)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_index_gives_what_asking_every_donor_gives(history, last_ask, last_now):
     index, known = Donors(), {}
 
@@ -152,7 +152,7 @@ def test_a_new_score_is_no_opening_but_a_new_offer_is():
 
 
 @given(st.lists(st.tuples(donors_with(ids), loads), max_size=12), moments)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nobody_opens_before_the_next_change(pairs, now):
     index = Donors(pairs)
     change = index.next_change(now)

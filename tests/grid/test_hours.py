@@ -114,7 +114,7 @@ def limits_of_time(draw, places):
 
 
 @given(limits_of_time(moments_near_clock_changes()))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_hours_turn_exactly_when_a_look_every_quarter_of_an_hour_sees_it(case):
     limits, now = case
     opened = is_open(limits, now)
@@ -128,7 +128,7 @@ def test_hours_turn_exactly_when_a_look_every_quarter_of_an_hour_sees_it(case):
 
 
 @given(limits_of_time(moments_near_clock_changes()), st.lists(st.integers(-20_000, 20_000), max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_remembered_of_a_window_is_never_wrong(case, steps):
     limits, now = case
     for minutes in steps:
@@ -183,7 +183,7 @@ def test_the_hours_in_words():
 
 
 @given(limits_of_time(moments_near_clock_changes()), st.floats(0, 100_000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_work_that_fits_ends_before_it_shuts_and_work_that_does_not_is_told_when_it_will(case, seconds):
     limits, now = case
     if open_for(limits, seconds, now):

@@ -15,7 +15,7 @@ from idlegrid.grid.jobs import JobStatus
 
 TestJobLife = JobLife.TestCase
 TestJobLife.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

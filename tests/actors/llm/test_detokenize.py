@@ -101,7 +101,7 @@ def check(tokenizer: Tokenizer, pieces, *, prompt=(), skip_special=True) -> None
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(text=texts, data=st.data())
 def test_texts_come_out_whole(make, text, data):
     tokenizer = kind(make)
@@ -109,7 +109,7 @@ def test_texts_come_out_whole(make, text, data):
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), skip_special=st.booleans())
 def test_any_tokens_even_bytes_that_are_no_text_come_out_as_decode_gives_them(make, data, skip_special):
     tokenizer = kind(make)
@@ -118,7 +118,7 @@ def test_any_tokens_even_bytes_that_are_no_text_come_out_as_decode_gives_them(ma
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(before=texts, after=texts, data=st.data())
 def test_a_text_goes_on_from_its_prompt(make, before, after, data):
     tokenizer = kind(make)
@@ -129,7 +129,7 @@ def test_a_text_goes_on_from_its_prompt(make, before, after, data):
         check(tokenizer, in_pieces(data.draw, ids[cut:]), prompt=ids[:cut])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), make=st.sampled_from(KINDS))
 def test_what_is_given_depends_on_the_tokens_alone(data, make):
     """A stream that another replica takes over goes on where the first one was."""
