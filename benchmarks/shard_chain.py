@@ -8,9 +8,7 @@ a process of one torch thread; sequencer and head are in this one. Addresses on 
   stage, against a client in the middle that gets and sends on each of them (Petals' way): the same stages, links and
   frames. The head is on the last stage's machine, the star's client on one of its own. `apart`: so is the head.
 - `pipelined_vs_serial`: tokens a second of 24 requests at once against one after the other, at 50 ms.
-- `chain_efficiency`: tokens a second of 8 requests at once, without delay. `three_cores`: three stages of one thread
-  against the whole model in this process on the same cores, with three threads or one, whichever is faster. `one_core`:
-  all on one, and one step under way, so that only what cutting costs is seen.
+- `chain_efficiency`: see `shard_efficiency.py`.
 - `recovery`: a stage is killed in the middle of an answer to 512 tokens: time to the next token over (detection + 1.3 ×
   the time to the first token of such a prompt), for each place in a chain of three with a spare beside it.
 - `hang`: the pause of a stream when a stage is stopped (SIGSTOP) instead; `false_alarms`: how often else a chain broke.
@@ -29,97 +27,26 @@ import signal
 import statistics
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import shard_efficiency
 import shard_hop
 import torch
-from shard_machines import BLOCK, BLOCKS, MODEL, Machine, Network, Star, context, join_network, machine, pin
-from shard_requests import LATE, Told, asked, engine, run
-from stage import SHAPES, make, say
+from shard_grid import APART, SHAPE, VOCAB, Grid, cut
+from shard_machines import Machine, Network, Star, context, join_network
+from shard_requests import Told, asked, engine, run
+from stage import make, say
 
-from idlegrid.actors.llm.chain import LocalChain
-from idlegrid.actors.llm.stage import Stage
-from idlegrid.actors.shards.failover import Failover, Loss
+from idlegrid.actors.shards.failover import Failover
 from idlegrid.actors.shards.frame import Codec
-from idlegrid.actors.shards.head import Head
-from idlegrid.actors.shards.loop_thread import LoopThread
 
-SHAPE = "llama-32m"
-LAYERS = SHAPES[SHAPE]["num_hidden_layers"]
-VOCAB = SHAPES[SHAPE]["vocab_size"]
-APART = machine(9)
-"""Where nobody else is."""
-EFFICIENCY_TURNS = 3
 KILLS, HANGS = 3, 4
 """Rounds of three."""
-
-
-def cut(stages: int) -> list[range]:
-    """Layers in even parts."""
-    edges = [LAYERS * index // stages for index in range(stages + 1)]
-    return [range(*pair) for pair in itertools.pairwise(edges)]
-
-
-# ---- a chain
-
-
-class Grid:
-    """Stages in a row, and spares."""
-
-    def __init__(self, folder: Path, stages: int, cores: Sequence[int]) -> None:
-        self.folder, self.cores = folder, cores
-        self.stages = [Machine(folder, layers, number, cores) for number, layers in enumerate(cut(stages), 1)]
-        self.spares: list[Machine] = []
-        self.gone: list[Machine] = []
-        self.loop = LoopThread("grid")
-
-    @property
-    def all(self) -> list[Machine]:
-        return [*self.stages, *self.spares]
-
-    def delay(self, milliseconds: float) -> None:
-        """From now on."""
-        Network.delay = milliseconds / 1e3
-        for each in self.all:
-            each.ask("delay", Network.delay)
-
-    @contextmanager
-    def chain(self, beside: int | None = -1, codec: Codec = Codec.RAW, **head: Any) -> Iterator[Failover]:
-        """`beside`: which stage's machine the head is on; None: on its own."""
-        Network.here = APART if beside is None else self.stages[beside].host
-
-        async def opened() -> Failover:
-            made = Head(uuid.uuid4().bytes, MODEL, LAYERS, address=f"tcp://{Network.here}:0", **head)
-            places = [each.place() for each in self.stages]
-            return await Failover(made, places, self.replace, codec=codec).open()
-
-        chain = self.loop.run(opened()).result(LATE)
-        try:
-            yield chain
-        finally:
-            self.loop.run(chain.close()).result(LATE)
-
-    async def replace(self, loss: Loss) -> list[Any]:
-        """Each that is lost by the spare of its layers."""
-        for index in loss.lost:
-            old, spare = self.stages[index], next(one for one in self.spares if one.layers == loss.places[index].layers)
-            self.spares.remove(spare)
-            self.gone.append(old)
-            self.stages[index] = spare
-        return [each.place() for each in self.stages]
-
-    def close(self) -> None:
-        self.loop.stop()
-        self.loop.join()
-        for each in (*self.all, *self.gone):
-            each.end()
 
 
 # ---- what is measured
@@ -156,12 +83,13 @@ def pipelined_vs_serial(grid: Grid) -> dict[str, Any]:
         run(core, asked(VOCAB, 8, 32, 8, seed=1))  # as many under way as the round trip asks for, from then on
         serial = statistics.mean(run(core, asked(VOCAB, 1, 32, 12, seed=2 + turn)).rate for turn in range(2))
         pipelined = run(core, asked(VOCAB, 24, 32, 24, seed=4)).rate
-        depth = chain.depth
+        parts, depth = chain.parts(24), chain.depth
     result = {
         "ratio": round(pipelined / serial, 1),
         "serial_tokens_per_s": round(serial, 2),
         "pipelined_tokens_per_s": round(pipelined, 1),
-        "steps_under_way": depth,
+        "steps_that_share": parts,
+        "steps_at_most": depth,
     }
     say(f"24 at once at 50 ms: {result}")
     return result
@@ -177,49 +105,6 @@ def bytes_per_hop(grid: Grid) -> dict[str, int]:
             tokens = run(engine(chain), asked(VOCAB, 1, 32, 64, seed=5)).tokens
             table[name] = round((grid.stages[0].ask("sent") - before) / (tokens + 31))
     return table
-
-
-def chain_efficiency(folder: Path, cores: Sequence[int]) -> dict[str, Any]:
-    """8 requests at once: three stages in processes against the whole model here, with the same cores."""
-    table: dict[str, Any] = {}
-    mine = os.sched_getaffinity(0)
-    grid = Grid(folder, 3, cores)
-    whole = Stage(folder, range(LAYERS), dtype=torch.float32, num_blocks=BLOCKS, block_size=BLOCK)
-    try:
-        for name, used, depth in (("three_cores", cores[:3], None), ("one_core", cores[:1], 1)):
-            pin(used)
-            for each in grid.stages:
-                each.ask("cores", used)
-            table[name] = _efficiency(grid, whole, len(used), depth)
-            say(f"chain of three against one stage, {name}: {table[name]}")
-    finally:
-        pin(sorted(mine))
-        torch.set_num_threads(1)
-        grid.close()
-    return table
-
-
-def _efficiency(grid: Grid, whole: Stage, threads: int, depth: int | None) -> dict[str, Any]:
-    """All sides take turns; the whole model with one thread, too, where more make it slower."""
-    sides = {"chain": 1, "whole": threads} | ({"whole_one_thread": 1} if threads > 1 else {})
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    whole.step = -1
-    with grid.chain(depth=depth) as chain:
-        here, there = engine(LocalChain([whole])), engine(chain)
-        for turn in range(EFFICIENCY_TURNS + 1):
-            for side, number in sides.items():
-                torch.set_num_threads(number)
-                rate = run(there if side == "chain" else here, asked(VOCAB, 8, 64, 32, seed=turn)).rate
-                if turn:  # the first one warms up
-                    rates[side].append(rate)
-        under_way = chain.depth
-    medians = {side: statistics.median(each) for side, each in rates.items()}
-    best = max(rate for side, rate in medians.items() if side != "chain")
-    return {
-        "ratio": round(medians["chain"] / best, 2),
-        **{f"{side}_tokens_per_s": [round(rate) for rate in each] for side, each in rates.items()},
-        "steps_under_way": under_way,
-    }
 
 
 class Losing:
@@ -323,7 +208,7 @@ def main() -> int:
         finally:
             grid.close()
         if "efficiency" in arguments.parts:
-            result["chain_efficiency"] = chain_efficiency(folder, cores)
+            result["chain_efficiency"] = shard_efficiency.measured(folder, cores)
         if "recovery" in arguments.parts:
             result |= recovery(folder, cores)
     result["conditions"] = {

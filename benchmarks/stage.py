@@ -50,6 +50,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 8192,
         "tie_word_embeddings": False,
     },
+    "llama-160m": {
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 8192,
+        "tie_word_embeddings": False,
+    },
     "qwen2-0.5b": {
         "model_type": "qwen2",
         "hidden_size": 896,
