@@ -24,7 +24,10 @@ Address = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", metavar="URL", help="HTTP service of the grid.", show_default="server.url, http://localhost:8000"
+        "--url",
+        metavar="URL",
+        help="HTTP service of the grid.",
+        show_default="server.url, else where this machine's listens",
     ),
 ]
 ApiKey = Annotated[

@@ -100,9 +100,9 @@ def _served(url: str | None, model: str, values: Settings, api_key: str | None) 
     """
     from .run_remote import Remote, on_this_machine
 
-    if url is None and not on_this_machine(values.server.url):
+    if url is None and not on_this_machine(values.service_url):
         return None
-    remote = Remote(url or values.server.url, values, api_key)
+    remote = Remote(url or values.service_url, values, api_key)
     if url is not None:
         return remote
     if remote.serves(model):

@@ -22,7 +22,7 @@ def service(url: str | None, api_key: str | None, config: Path | None) -> Iterat
     from ..client import GridClient, Unavailable
 
     values = settings(config)
-    base = url or values.server.url
+    base = url or values.service_url
     key = api_key or values.api.key or ""
     server = values.server
     try:
@@ -30,5 +30,5 @@ def service(url: str | None, api_key: str | None, config: Path | None) -> Iterat
             yield client
     except Unavailable as error:
         raise Unavailable(
-            f"{error}. Does `idlegrid up` run there? --url or server.url names another address"
+            f"{error}. Does `idlegrid up` run there? --url or server.url names another address, api.port another port"
         ) from error

@@ -134,8 +134,13 @@ class Api(Section):
         """Base URLs that workers are told, without a slash at the end."""
         if self.public_urls is not None:
             return tuple(url.rstrip("/") for url in self.public_urls)
+        return (self.own_url,)
+
+    @property
+    def own_url(self) -> str:
+        """Base URL under which programs of its own machine reach it, without a slash at the end."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - that is what it means
-        return (f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}",)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def on_loopback(self) -> bool:

@@ -57,6 +57,12 @@ class Settings(Section):
     database: Database = Database()
     jobs: Jobs = Jobs()
 
+    @property
+    def service_url(self) -> str:
+        """Base URL of the HTTP service for commands: `server.url` where it is set, else where ours listens."""
+        named = "url" in self.server.model_fields_set or self.api.port == 0
+        return self.server.url if named else self.api.own_url
+
     def limits(self) -> Limits:
         """The owner's limits; a time zone that is not set is the machine's own."""
         control = self.load_control

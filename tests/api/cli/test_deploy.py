@@ -139,6 +139,21 @@ def test_the_life_of_a_deployment(idlegrid, service, store):
     assert "engine" in wrong.err
 
 
+def test_the_service_of_this_machine_is_found_wherever_it_listens(idlegrid, store, monkeypatch, tmp_path):
+    with serving(Service(store)) as url:
+        port = url.rpartition(":")[2]
+        monkeypatch.setenv("IDLEGRID_API_PORT", port)
+        assert idlegrid("deploy", TINY).code == 0
+        monkeypatch.delenv("IDLEGRID_API_PORT")
+        config = tmp_path / "config.yaml"
+        config.write_text(f"api:\n  port: {port}\n")
+        assert TINY in idlegrid("deployments", "--config", config).out
+        assert idlegrid("jobs", "ls", "--config", config).code == 0
+        monkeypatch.setenv("GPU_SERVER_URL", "http://127.0.0.1:1")
+        monkeypatch.setattr("idlegrid.api.cli.service.PATIENCE", 0.05)
+        assert idlegrid("deployments", "--config", config).code == 1, "who is named is asked, and nobody else"
+
+
 def test_waiting_until_it_serves(idlegrid, service, store):
     """Somebody serves it meanwhile; the control is one that can't be served."""
 

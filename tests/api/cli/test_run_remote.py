@@ -52,7 +52,7 @@ def test_an_answer_and_the_same_as_json(idlegrid, url):
 
 
 def test_the_grid_of_this_machine_is_asked_if_it_serves_the_model(idlegrid, url, chat, monkeypatch):
-    monkeypatch.setenv("GPU_SERVER_URL", url)
+    monkeypatch.setenv("IDLEGRID_API_PORT", url.rpartition(":")[2])
     done = idlegrid("run", "script", "Hello", *ASK)
     assert (done.code, done.out) == (0, f"{TEXT}\n")
     assert f"script is served by {url}" in done.err

@@ -106,6 +106,23 @@ def test_everything_listens_on_loopback_unless_told_otherwise():
     assert not settings.direct.enabled, "its address is the contract's 0.0.0.0, so it stays off"
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"api": {"port": 9000}}, "http://127.0.0.1:9000"),
+        ({"api": {"host": "0.0.0.0", "port": 9000}}, "http://127.0.0.1:9000"),
+        ({"api": {"host": "::1"}}, "http://[::1]:8000"),
+        ({"api": {"port": 0}}, "http://localhost:8000"),
+        ({"api": {"port": 9000}, "server": {"timeout": 5}}, "http://127.0.0.1:9000"),
+        ({"api": {"port": 9000}, "server": {"url": "https://grid.example"}}, "https://grid.example"),
+        ({"api": {"port": 9000}, "server": {"url": "http://localhost:8000"}}, "http://localhost:8000"),
+    ],
+)
+def test_commands_find_the_service_that_is_named_else_this_machines(said, found):
+    assert Settings.model_validate(said).service_url == found
+
+
 def test_limits_carry_the_load_control():
     settings = Settings.model_validate(
         {
