@@ -64,14 +64,16 @@ def measure(device: str, dtype: str) -> Speed:
     """The trial itself."""
     import torch
 
-    from .llm.linear import linear
+    from .llm import linear
     from .llm.torch_engine import DTYPES
 
     kind, size = DTYPES[dtype], _CUDA if device == "cuda" else _CPU
     rows = size.matrix_bytes // (size.columns * kind.itemsize)
     shape = (rows, size.columns)
     with torch.inference_mode():
-        matrices = [linear(torch.full(shape, 0.01, dtype=kind, device=device), None) for _ in range(size.matrices)]
+        matrices = [
+            linear.linear(torch.full(shape, 0.01, dtype=kind, device=device), None) for _ in range(size.matrices)
+        ]
         one, many = (torch.ones((tokens, size.columns), dtype=kind, device=device) for tokens in (1, size.prompt))
         settle = torch.cuda.synchronize if device == "cuda" else _at_once
         reading = _pass_seconds([partial(matrix, one) for matrix in matrices], settle, READING)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from distributed import get_worker
 
-from ...grid.layers.speed import Speed
+from ...grid.layers.speed import STEADY, Speed, Steady
 from ..llm.stage import Stage
 from ..llm.torch_engine import DTYPES
 from ..memory import keep_freed_memory
@@ -120,12 +120,12 @@ class StageActor:
             raise RuntimeError("the stage was not started")
         self._thread.run(self._host.join(seat)).result()
 
-    def speed(self) -> Speed | None:
+    def speed(self, steady: Steady = STEADY) -> Speed | None:
         """By the steps that it computed. None while they say too little."""
         host, spec = self._host, self._spec
         if host is None or not spec.layer_bytes:
             return None
-        return host.times.speed(host.stage.device.type, spec.dtype, spec.layer_bytes, time.monotonic())
+        return host.times.speed(host.stage.device.type, spec.dtype, spec.layer_bytes, time.monotonic(), steady)
 
     def next_round_trip(self) -> tuple[str, float] | None:
         """See StageHost.next_round_trip."""
