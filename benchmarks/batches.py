@@ -17,15 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import httpx
 from online import random_llama
+from whole_grid import whole_grid
 
 from idlegrid.pipelines.samples import sentences, write_parquet
 
@@ -52,34 +51,8 @@ def say(text: str) -> None:
 @contextmanager
 def grid(folder: Path, *options: str) -> Iterator[tuple[httpx.Client, str]]:
     """`idlegrid up`: a client of its API, and its scheduler's address."""
-    command = [sys.executable, "-m", "idlegrid.api.cli", "up", "--port", "0", *options]
-    ports = {"IDLEGRID_SCHEDULER_PORT": "0", "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0"}
-    process = subprocess.Popen(
-        command,
-        env=os.environ | ports | {"XDG_DATA_HOME": str(folder / "data")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        said = ""
-        while "API " not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        url, scheduler = re.search(r"http://\S+(?=/v1)", said), re.search(r"(tcp://[\d.:]+)", said)
-        assert url is not None
-        assert scheduler is not None
-        with httpx.Client(base_url=url[0], timeout=START) as client:
-            yield client, scheduler[1]
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        process.kill()
+    with whole_grid(folder, *options) as (url, scheduler), httpx.Client(base_url=url, timeout=START) as client:
+        yield client, scheduler
 
 
 def until_it_answers(client: httpx.Client, path: str, body: dict[str, Any]) -> None:

@@ -25,22 +25,19 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from whole_grid import whole_grid
 
 from idlegrid.api import GridClient
 
-START = 180.0
-"""Seconds that the grid has to start."""
 TEXT, MODEL, DIMENSIONS = "a lease", "all-MiniLM-L6-v2", 8
 PARAMS = {"model": MODEL, "texts": [TEXT], "dimensions": DIMENSIONS}
 STAGES = ("accept", "claim", "dask", "run", "complete", "notice", "total")
@@ -59,34 +56,9 @@ class Trip:
     """`wait` returned."""
 
 
-@contextmanager
-def grid(folder: Path, database: str) -> Iterator[str]:
-    """`idlegrid up` with one worker; the address of its HTTP service."""
-    command = [sys.executable, "-m", "idlegrid.api.cli", "up", "--workers", "1", "--port", "0"]
-    settings = {
-        "XDG_DATA_HOME": str(folder),
-        "IDLEGRID_DATABASE_URL": database,
-        "IDLEGRID_SCHEDULER_PORT": "0",
-        "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield _address(process, folder / "log")
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text().splitlines():
-            if line.startswith("API "):
-                return line.split(" at ")[1].split("/v1")[0]
-        time.sleep(0.1)
-    raise RuntimeError(f"the grid did not start:\n{log.read_text()}")
+def grid(folder: Path, database: str) -> AbstractContextManager[tuple[str, str]]:
+    """`idlegrid up` with one worker."""
+    return whole_grid(folder, "--workers", "1", IDLEGRID_DATABASE_URL=database, OMP_NUM_THREADS="1")
 
 
 def travel(client: GridClient, chance: random.Random) -> Trip:
@@ -148,7 +120,7 @@ def measure(jobs: int, database: str | None) -> dict[str, Any]:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory(prefix="idlegrid-benchmark-") as folder:
         where = database or f"sqlite:///{folder}/jobs.db"
-        with grid(Path(folder), where) as url, GridClient(url) as client:
+        with grid(Path(folder), where) as (url, _), GridClient(url) as client:
             for _ in range(WARM_UP):
                 travel(client, chance)
                 at_once(client, chance)

@@ -22,9 +22,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +40,7 @@ import httpx
 import psutil
 from distributed import Client
 from online_streams import Taken, Work, client, in_process
+from whole_grid import whole_grid
 
 from idlegrid.pipelines.samples import sentences
 
@@ -66,37 +65,14 @@ class Grid:
 
 @contextmanager
 def grid(model: str) -> Iterator[Grid]:
-    command = [sys.executable, "-m", "idlegrid.api.cli", "up", "--workers", "1", "--port", "0", "--llm", model]
-    data = tempfile.TemporaryDirectory(prefix="idlegrid-bench-")  # of its own: no jobs of another grid
-    ports = {"IDLEGRID_SCHEDULER_PORT": "0", "IDLEGRID_SCHEDULER_DASHBOARD_PORT": "0"}
-    process = subprocess.Popen(
-        command,
-        env=os.environ | ports | {"XDG_DATA_HOME": data.name},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        said = ""
-        while "API " not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line
-        url, scheduler = re.search(r"http://\S+(?=/v1)", said), re.search(r"(tcp://[\d.:]+)", said)
-        assert url is not None, said
-        assert scheduler is not None, said
-        _until_it_answers(url[0], model)
-        with Client(scheduler[1]) as dask:
+    with (
+        tempfile.TemporaryDirectory(prefix="idlegrid-bench-") as folder,  # of its own: no jobs of another grid
+        whole_grid(Path(folder), "--workers", "1", "--llm", model) as (url, scheduler),
+    ):
+        _until_it_answers(url, model)
+        with Client(scheduler) as dask:
             [worker] = dask.run(os.getpid).values()
-        yield Grid(url[0], scheduler[1], listener(int(url[0].rpartition(":")[2])), worker)
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        process.kill()
-        data.cleanup()
+        yield Grid(url, scheduler, listener(int(url.rpartition(":")[2])), worker)
 
 
 def listener(port: int) -> int:
