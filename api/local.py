@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -30,6 +31,8 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_
 model on a CPU spends a quarter of its time on getting it again."""
 MEMORY_SHARE = 0.9
 """Of this machine's memory, for all workers together."""
+GONE_WITHIN = 60.0
+"""Seconds that a killed worker process may take to be gone."""
 _GUARD = (
     "idlegrid: every worker process imports the script that starts it, so a script must start its grid under "
     'if __name__ == "__main__": (a notebook needs no such line)'
@@ -71,6 +74,17 @@ class ModelNanny(Nanny):  # type: ignore[misc]
         super().__init__(*args, **options)
         self.pre_spawn_env = self.pre_spawn_env | KEEPS_MEMORY  # `env` is read when a process has allocated already
         self.env = self.env | KEEPS_MEMORY
+
+    async def kill(self, timeout: float = 5, reason: str = "nanny-kill") -> None:  # noqa: ASYNC109 - Dask's signature
+        """As Dask's, but a killed process may take its time to go: on a busy machine the rest of `timeout` is too
+        short, and whoever closes a grid would get a TimeoutError for work that is done."""
+        process = self.process
+        try:
+            await super().kill(timeout=timeout, reason=reason)
+        except TimeoutError:
+            assert process is not None  # nobody is waited for without one
+            async with asyncio.timeout(GONE_WITHIN):
+                await process.stopped.wait()
 
 
 def _means_something(noise: str, record: logging.LogRecord) -> bool:

@@ -9,8 +9,9 @@ from textwrap import dedent
 
 import psutil
 import pytest
+from distributed import Nanny, Scheduler, Status
 
-from idlegrid.api.local import KEEPS_MEMORY, LOOPBACK, local_cluster
+from idlegrid.api.local import KEEPS_MEMORY, LOOPBACK, ModelNanny, local_cluster
 from idlegrid.api.ports import CannotStart
 from idlegrid.grid.config import Settings
 from idlegrid.grid.regions import UnknownRegionError
@@ -105,3 +106,19 @@ def test_ctrl_c_is_for_the_one_in_front(grid):
     before = set(grid.client.run(os.getpid).values())
     grid.client.run(lambda: os.kill(os.getpid(), signal.SIGINT))
     assert set(grid.client.run(os.getpid).values()) == before
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_that_takes_its_time_to_go_is_no_error():
+    """The control is Dask's own nanny: with no time left after the kill it raises."""
+    nobody = f"{LOOPBACK}:0"
+    async with Scheduler(host=LOOPBACK, port=0, dashboard_address=nobody) as scheduler:
+        ours, dasks = [await kind(scheduler.address, nthreads=1, dashboard=False) for kind in (ModelNanny, Nanny)]
+        try:
+            await ours.kill(timeout=0)
+            assert ours.process.status == Status.stopped
+            with pytest.raises(TimeoutError):
+                await dasks.kill(timeout=0)
+        finally:
+            await ours.close()
+            await dasks.close()
