@@ -11,8 +11,8 @@ from .speed import Source, Speed
 
 PROMPT = 3.0
 """Tokens of prompts for each token of an answer, where nobody has counted."""
-ALIKE = 1.3
-"""Trials that differ by at most this factor tell nothing apart: the machine may have been busy for a moment."""
+ALIKE = 1.5
+"""Trials that differ by at most this factor tell nothing apart: a machine may be busy for a moment. Steps will tell."""
 
 
 @dataclass(frozen=True, slots=True)

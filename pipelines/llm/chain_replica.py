@@ -26,7 +26,7 @@ from .chain_watch import Watch
 from .deployment import Deployment, Held, Phase, Replica
 from .lack import Lacking
 from .link import GridLink
-from .live_stage import LiveStage, StageLost
+from .live_stage import LiveStage, StageLost, token_seconds
 from .model_shape import NoShape
 from .reconcile import Patience
 from .recut import Recut
@@ -101,6 +101,11 @@ class ChainReplica:
         if self._phase is not Phase.READY or channel is None or channel.lost is not None:
             return None
         return channel if channel.status.state is HostState.READY else None
+
+    @property
+    def token_seconds(self) -> float | None:
+        """Of a single session."""
+        return token_seconds(self._stages)
 
     @property
     def lacking(self) -> Lacking | None:

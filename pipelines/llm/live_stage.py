@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from ...actors.serving.shard_words import Member, ShardSpec, Standing
@@ -94,3 +95,11 @@ class LiveStage:
         if not await self.slot.leave(self) and member is not None:
             with contextlib.suppress(StageLost):
                 await self.call("unload", member.stage, within=GOODBYE)
+
+
+def token_seconds(stages: Sequence[LiveStage]) -> float | None:
+    """One token of a single session through these stages and back, as far as it is known. None: there are none."""
+    if not stages:
+        return None
+    computing = sum(len(one.layers) * one.layer_seconds[0] for one in stages)
+    return computing + sum(seconds for one in stages for seconds in one.standing.links.values()) / 2

@@ -77,6 +77,11 @@ class LiveReplica:
             return None
         return channel if channel.status.state is HostState.READY else None
 
+    @property
+    def token_seconds(self) -> float | None:
+        """Nobody measures it: the model is whole."""
+        return None
+
     def view(self, now: float) -> Replica:
         """As the rules see it."""
         status = self.channel.status if self.channel is not None else None

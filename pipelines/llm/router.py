@@ -40,6 +40,10 @@ class Serves(Protocol):
     def serving(self) -> Channel | None:
         """Its channel, if it takes requests now."""
 
+    @property
+    def token_seconds(self) -> float | None:
+        """See `Candidate.token_seconds`."""
+
 
 class Fleet(Protocol):
     """The replicas of one deployment, as a router sees them: a `Supervisor`."""
@@ -194,4 +198,9 @@ class Router:
 
 def _candidate(replica: Serves, channel: Channel) -> Candidate:
     reported = channel.status.running + channel.status.waiting
-    return Candidate(epoch=replica.epoch, load=max(reported, channel.in_flight), leaving=bool(channel.status.leaving))
+    return Candidate(
+        epoch=replica.epoch,
+        load=max(reported, channel.in_flight),
+        leaving=bool(channel.status.leaving),
+        token_seconds=replica.token_seconds,
+    )

@@ -1,4 +1,4 @@
-"""Which replica gets a request: the least loaded, and among those that are nearly so the one that knows its prefix."""
+"""Which replica gets a request: the least loaded, then the soonest, then the one that knows its prefix."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ...actors.llm.request import Request
 
 SLACK = 4
 """A replica that knows the prefix is taken if it has at most so many requests more than the least loaded one."""
+ABOUT = 1.25
+"""Replicas that take longer for a token than so many times the soonest are taken when those are busy."""
 PREFIX = 64
 """Tokens at the beginning of a prompt that say what it shares with others: four blocks."""
 
@@ -23,6 +25,8 @@ class Candidate:
     """Requests on it, running and waiting, of all services as far as known."""
     leaving: bool = False
     """Its donor takes nothing new; it serves only while nobody else does."""
+    token_seconds: float | None = None
+    """One token of a single session, over all stages and what lies between them. None: nobody knows."""
 
 
 def prefix_key(request: Request) -> bytes:
@@ -44,8 +48,15 @@ def choose(candidates: Sequence[Candidate], key: bytes, *, avoid: Collection[int
     ):
         if among:
             least = min(one.load for one in among)
-            return max((one for one in among if one.load <= least + SLACK), key=lambda one: _affinity(one, key))
+            free = [one for one in among if one.load <= least + SLACK]
+            return max(_soonest(free), key=lambda one: _affinity(one, key))
     return None
+
+
+def _soonest(among: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Those on which a single session's token comes about as soon as on any."""
+    known = [one.token_seconds for one in among if one.token_seconds is not None]
+    return [one for one in among if one.token_seconds is None or one.token_seconds <= ABOUT * min(known)]
 
 
 def _affinity(candidate: Candidate, key: bytes) -> bytes:

@@ -115,11 +115,10 @@ def test_a_model_is_split_and_outlives_one_of_its_workers(tmp_path):
     notebook = executed("03_split_a_model.ipynb", tmp_path, timeout=240)
     split = shown(cell_with(notebook, "grid.deploy(MODEL"))
     assert "1 of 1 replicas serve" in split
-    assert [line.split()[1] for line in split.splitlines()[2:5]] == [
-        "██████············",
-        "······██████······",
-        "············██████",
-    ]
+    marks = [line.split()[1] for line in split.splitlines()[2:5]]
+    assert len(marks[0]) == 18
+    assert all(sorted(column) == ["·", "·", "█"] for column in zip(*marks, strict=True)), "each block on one worker"
+    assert " ms probed" in split
     calm, broken = printed(cell_with(notebook, "calm = ")), printed(cell_with(notebook, "os.kill("))
     assert calm.endswith("58, 59, 60")
     assert " [kill -9] " in broken

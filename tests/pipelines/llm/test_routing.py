@@ -1,12 +1,13 @@
 """The least loaded replica, and among those that are nearly so the one that has the prefix."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from idlegrid.actors.llm.request import Request
-from idlegrid.pipelines.llm.routing import PREFIX, SLACK, Candidate, choose, prefix_key
+from idlegrid.pipelines.llm.routing import ABOUT, PREFIX, SLACK, Candidate, choose, prefix_key
 
 candidates = st.lists(
     st.builds(Candidate, epoch=st.integers(1, 50), load=st.integers(0, 40), leaving=st.booleans()),
@@ -35,6 +36,23 @@ def test_nobody_gets_much_more_than_the_least_loaded(those, key, avoid):
     among = good or unlost or those
     assert chosen in among
     assert chosen.load <= min(one.load for one in among) + SLACK
+
+
+@given(candidates, keys, st.lists(st.none() | st.floats(1e-4, 1.0), min_size=8, max_size=8))
+def test_of_those_that_are_free_about_the_soonest(those, key, seconds):
+    timed = [replace(one, leaving=False, token_seconds=its) for one, its in zip(those, seconds, strict=False)]
+    chosen = choose(timed, key)
+    if chosen is None or chosen.token_seconds is None:
+        return
+    least = min(one.load for one in timed)
+    free = [one.token_seconds for one in timed if one.load <= least + SLACK and one.token_seconds is not None]
+    assert chosen.token_seconds <= ABOUT * min(free)
+
+
+def test_a_slow_replica_serves_when_the_quick_one_is_busy():
+    quick, slow = Candidate(epoch=1, load=0, token_seconds=0.01), Candidate(epoch=2, load=0, token_seconds=0.1)
+    assert {choose([quick, slow], bytes([n] * 8)).epoch for n in range(20)} == {1}
+    assert choose([replace(quick, load=SLACK + 1), slow], b"k").epoch == 2
 
 
 def test_the_same_prefix_meets_on_one_replica_and_different_ones_spread():
