@@ -10,6 +10,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 
 import uvicorn
 
+from ..actors.pauses import keep_pauses_short
 from ..grid.config import Settings
 from ..grid.peers import Role
 from ..grid.secret import load_secret
@@ -17,7 +18,6 @@ from .dask_embedder import DaskEmbedder
 from .dask_painter import DaskPainter
 from .dask_transcriber import DaskTranscriber
 from .dask_viewer import DaskViewer
-from .garbage import leave_startup_alone
 from .http import create_app
 from .http.jobs_door import JobDoor
 from .llm_serving import language_models, place_of
@@ -93,7 +93,7 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
         # asyncio leaves Nagle's algorithm on for such a socket: each answer would wait 40 ms for an acknowledgement
         socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         host, port = socket.getsockname()[:2]
-        leave_startup_alone()
+        keep_pauses_short()
         serving = asyncio.create_task(server.serve(sockets=[socket]))
         try:
             await server.answers.wait()

@@ -23,6 +23,7 @@ from ...grid.donors import Donor, Load
 from ...grid.verdicts import Reason
 from ..llm.engine_face import Engine
 from ..llm.resident import lend, take_back
+from ..pauses import keep_pauses_short
 from ..worker_address import host_of, listener_tls
 from .channel import Address
 from .engines import EngineSpec, make_engine
@@ -110,7 +111,7 @@ class EngineActor:
             _tell_donor(worker, spec.model, state)
 
         host = Host(
-            partial(make_engine, spec),
+            partial(_make, spec),
             epoch=self._epoch,
             tls=listener_tls(worker),
             leaving=partial(leaving, worker),
@@ -131,6 +132,13 @@ class EngineActor:
         if self._thread is not None:
             self._thread.stop_soon()
             self._thread.join()
+
+
+def _make(spec: EngineSpec) -> Engine:
+    """The engine, not started: what it needs is imported, and no model is loaded yet."""
+    engine = make_engine(spec)
+    keep_pauses_short()
+    return engine
 
 
 def leaving(worker: Any) -> str:
