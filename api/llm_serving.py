@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from ..grid import catalogue
 from ..grid.config import Settings
 from ..grid.deployments import DeploymentSpec
+from ..pipelines.llm.lack import Limits
 from ..pipelines.llm.service import LlmService
 from .desired import deployment_of
 from .following import Follower
@@ -23,6 +24,10 @@ from .http.passing import Passing
 from .llm_backend import ServiceBackend
 from .oracle import SchedulerOracle
 
+WAIT = 60.0
+"""Seconds that a request waits for a replica."""
+LOADS = 30.0
+"""Seconds for a donor that came back at the last moment to load its layers."""
 EVERYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - that is what they mean
 """Hosts at which nobody can be called."""
 
@@ -60,7 +65,10 @@ async def language_models(
     board = SchedulerOracle(address)
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        async with LlmService(address, own, must_answer=must_answer) as service:
+        back = jobs.settings.api.return_wait
+        async with LlmService(
+            address, own, wait=max(WAIT, back + LOADS), limits=Limits(back=back), must_answer=must_answer
+        ) as service:
             follower = Follower(jobs.store, service, holder, own=own, board=board)
             try:
                 chat = ServiceBackend(service, lambda: follower.elsewhere.models if follower.elsewhere else ())

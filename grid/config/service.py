@@ -128,6 +128,15 @@ class Api(Section):
         gt=0,
         le=86400,
     )
+    return_wait: float = setting(
+        45.0,
+        "How long answers of a model in stages wait, from the loss on, for a donor whose process ended while the other "
+        "stages stayed loaded, when nobody else can take its layers: it may be starting again. 0: as for other losses.",
+        variable="IDLEGRID_API_RETURN_WAIT",
+        unit="s",
+        ge=0,
+        le=3600,
+    )
 
     @property
     def urls_for_workers(self) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ class LiveStage:
         await self.slot.take(str(self))
         self.phase = Phase.LOADING
         self._member = await self.call("load", self._spec, within=self._patience.load)
+        await self.look(self._patience.start)  # whoever hangs later is known to have answered sooner
         self.phase = Phase.READY
 
     def leaves(self, notice: float) -> bool:
@@ -80,8 +81,7 @@ class LiveStage:
         self._took.append(time.monotonic() - since)
 
     def allowed(self, least: float, most: float) -> float:
-        """Seconds that it may take to answer: a multiple of the slowest of its last answers; `most` before there were
-        any."""
+        """Seconds that it may take to answer: ten times the slowest of its last answers. `most` before it loaded."""
         return min(most, max(least, TIMES * max(self._took))) if self._took else most
 
     async def call(self, method: str, *args: Any, within: float) -> Any:
