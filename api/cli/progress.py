@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 EVERY = 10.0
 """Seconds between two lines in a log."""
+_SHOWN = 4
+"""Workers whose steps are shown."""
 _COLUMNS = (
     TextColumn("[bold]{task.description}"),
     BarColumn(),
@@ -82,8 +84,21 @@ class Notices:
 def numbers(look: Look) -> str:
     """E.g. ``3,072/12,000 rows · 1,840 rows/s · 0 errors · 4 workers · 0:05 left``."""
     left = "" if look.eta_seconds is None else f" · {clock(look.eta_seconds)} left"
-    done = f"{look.rows:,}/{counted(look.rows_total, 'row')} · {look.rows_per_second:,.0f} rows/s"
+    speed = look.rows_per_second
+    pace = f"{60 * speed:,.1f} rows/min" if 0 < speed < 1 else f"{speed:,.0f} rows/s"
+    done = f"{look.rows:,}/{counted(look.rows_total, 'row')}{_under_way(look)}"
+    done += f" · {pace}" if speed or not look.under_way else ""
     return f"{done} · {counted(look.errors, 'error')} · {counted(look.workers, 'worker')}{left}"
+
+
+def _under_way(look: Look) -> str:
+    """E.g. `` (1 more drawn, step 12/50)``: rows of parts that are not finished, and where the workers are."""
+    if not look.under_way:
+        return ""
+    rows = sum(one.rows for one in look.under_way)
+    steps = ", ".join(f"{one.step}/{one.steps}" for one in look.under_way[:_SHOWN])
+    more = ", …" if len(look.under_way) > _SHOWN else ""
+    return f" ({f'{rows:,} more, ' if rows else ''}step {steps}{more})"
 
 
 def counted(number: int, noun: str) -> str:

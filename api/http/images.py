@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from ...actors.diffusion.picture import SIDE, NotDrawn, Wish
 from ...grid.config.service import Api
 from ...pipelines.image_gen import MAX_SEED, SEED_BITS, ImageGenParams
+from .batch_driver import DeadlineExceeded
 from .bodies import UNSUPPORTED_PARAMETER, SelectiveBody
 from .embeddings import unless_gone
 from .errors import SERVER, ApiError
@@ -93,12 +94,21 @@ def images_router(models: Models, batcher: ImageBatcher, limits: Api) -> APIRout
         wishes = body.wishes(model.id)
         await models.check_ready(model.id)
         drawing = batcher.draw(model.id, wishes, within=limits.generation_timeout)
-        found = [_drawn(one) for one in await unless_gone(request, drawing)]
+        try:
+            found = [_drawn(one) for one in await unless_gone(request, drawing)]
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(f"{error} ({_too_much(wishes)})") from None
         # some megabytes take long to encode, so not on the loop that serves everybody
         content = await asyncio.to_thread(_document, found, wishes[0])
         return Response(content, media_type="application/json")
 
     return router
+
+
+def _too_much(wishes: Sequence[Wish]) -> str:
+    """What to change in a request that took too long: without a GPU the default size takes minutes."""
+    size = f"{wishes[0].width}x{wishes[0].height}"
+    return f"api.generation_timeout; {len(wishes)} of {size}: ask for a smaller `size`, fewer `steps` or a smaller `n`"
 
 
 def _drawn(one: Drawn | NotDrawn) -> Drawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -21,6 +21,7 @@ from .errors import CorruptInput, GridUnavailable, InputError, JobIncomplete, Ta
 from .operators import OperatorSpec
 from .plan import Plan, Unit
 from .progress import Meter, Progress
+from .pulse import Pulse, heard
 from .source import SourceFile, Storage
 from .target import Target
 from .unit import UnitResult, Work, probe_unit, run_unit, started
@@ -75,7 +76,9 @@ class Driver:
         self._unbegun: dict[int, int] = {}
         self._units = plan.units
         self._meter = Meter(time.monotonic())
-        self._watch = Watch(client, patience, spec.job_type, self._say)
+        self._pulses: Mapping[str, Pulse] = {}
+        self._shown: tuple[Pulse, ...] = ()
+        self._watch = Watch(client, patience, spec.job_type, self.say)
         self.rows = self.errors = self.units = 0
         """Of finished parts."""
         self.parts_made = self.rows_made = 0
@@ -91,8 +94,9 @@ class Driver:
             self._wait(unit)
         self._watch.look(force=True)
         try:
-            while self._waiting or self._flights:
-                self._step()
+            with heard(self._client) as self._pulses:
+                while self._waiting or self._flights:
+                    self._step()
         finally:
             self._drop_flights()
         self._raise_failures()
@@ -103,6 +107,9 @@ class Driver:
             self._fill()
         with suppress(Empty):
             self._take(self._finished.get(timeout=POLL))
+        if (under_way := self._under_way()) != self._shown:
+            self._shown = under_way
+            self.say()
         self._reconnect()
         if self._watch.look(list(self._flights)):
             self._unstrand()
@@ -185,7 +192,7 @@ class Driver:
         self._meter.add(unit.span.rows, time.monotonic())
         self._count(unit, result.facts.errors)
         failpoint("bulk.drive.part_done")
-        self._say()
+        self.say()
         if self._max_errors is not None and self.errors > self._max_errors:
             raise TooManyErrors(
                 f"{self.errors:,} of {self.rows:,} rows have an error, more than max_error_ratio allows "
@@ -200,12 +207,12 @@ class Driver:
                 self._never_begun(unit, worker)
                 return
             state = state.after_death(worker)
-            self._say(f"a worker died under {unit.part} ({worker}); {_next_step(state)}")
+            self.say(f"a worker died under {unit.part} ({worker}); {_next_step(state)}")
         else:
             final = isinstance(error, (InputError, TargetError)) and not isinstance(error, CorruptInput)
             why = str(error) or repr(error)
             state = state.after_failure(why, getattr(error, "worker", ""), final=final)
-            self._say(f"{unit.part}: {why}")
+            self.say(f"{unit.part}: {why}")
         self._attempts[unit.index] = state
         self._next(unit)
 
@@ -251,7 +258,11 @@ class Driver:
             with suppress(Exception):
                 self._client.cancel(futures)
 
-    def _say(self, notice: str = "") -> None:
+    def _under_way(self) -> tuple[Pulse, ...]:
+        return tuple(self._pulses[key] for key in list(self._pulses) if key in self._flights)
+
+    def say(self, notice: str = "") -> None:
+        """Have it shown how far the job is, and what the user should know."""
         now = time.monotonic()
         if notice:
             logger.info("%s", notice)
@@ -265,6 +276,7 @@ class Driver:
                 rows_per_second=self._meter.rate(now),
                 eta_seconds=self._meter.eta(self._plan.rows - self.rows, now),
                 workers=len(self._watch.workers),
+                under_way=self._under_way(),
                 notice=notice,
             )
         )

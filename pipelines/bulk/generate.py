@@ -19,6 +19,10 @@ from .target import Target
 
 if TYPE_CHECKING:
     from .generate_operator import GenerateOperator
+    from .plan import Plan
+
+LONG_PICTURE = 60.0
+"""Seconds for one picture beyond which that is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,21 @@ class GenerateSpec(MediaSpec):
         names = ("width", "height", "steps")
         fields = {name: getattr(self, name) for name in names}
         return Wish(prompt=prompt, negative_prompt=self.negative_prompt or None, seed=seed, **fields)
+
+    @property
+    def first_words(self) -> str:
+        """Told before a worker is asked, which takes long where there is no GPU."""
+        return f"a worker loads {self.model} and tries two steps of {self.width}x{self.height}"
+
+    def warning(self, plan: Plan) -> str:
+        """Told of a job whose pictures take longer than anybody expects."""
+        if not 0 < plan.rows_per_second < 1 / LONG_PICTURE:
+            return ""
+        steps = self.steps or plan.facts.get("steps")
+        return (
+            f"one picture of {self.width}x{self.height} in {steps} steps takes a worker ({plan.facts.get('device')}) "
+            f"about {1 / plan.rows_per_second / 60:,.0f} minutes; a smaller --size or fewer --steps take less"
+        )
 
     def load(self) -> GenerateOperator:
         """Raises ValueError for what this model can't draw."""

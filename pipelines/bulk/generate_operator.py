@@ -16,6 +16,7 @@ from ...actors.llm.seeds import derived
 from ...actors.media.image import encode_png
 from ..image_gen import MAX_PROMPT
 from .operators import Results, Row, as_json
+from .pulse import Pulse, teller
 from .target import Target, open_target
 from .window import HARMLESS
 
@@ -73,7 +74,13 @@ class GenerateOperator:
     def _drawn(self, rows: Sequence[Row]) -> list[tuple[Row, bytes | str]]:
         """For each row its picture as a file, or why there is none."""
         drawable = [row for row in rows if 0 < len(row.text) <= MAX_PROMPT]
-        found = iter(self._model.draw([self._spec.wish(row.text, self._seed(row)) for row in drawable]))
+        steps, tell = self._spec.steps or self._model.facts.steps, teller()
+
+        def told(done: int, total: int) -> None:
+            before, now = divmod(max(0, done - 1), steps)
+            tell(Pulse(before * len(drawable) * steps // max(1, total), now + 1, steps))
+
+        found = iter(self._model.draw([self._spec.wish(row.text, self._seed(row)) for row in drawable], told=told))
         outcomes: list[tuple[Row, bytes | str]] = []
         for row in rows:
             if not 0 < len(row.text) <= MAX_PROMPT:

@@ -149,6 +149,8 @@ class BulkJob:
         watch = Watch(
             client, self.patience, self.spec.job_type, lambda notice: listener(_planning(wanted, watch, notice))
         )
+        if words := getattr(self.spec, "first_words", ""):
+            listener(_planning(wanted, watch, words))
         found = self._calibrate(client, storage, wanted, watch)
         option = getattr(self.spec, "column_option", "--embedding-column")
         schema = output_schema(surveys[0].schema, found.schema, self.error_column, option=option)
@@ -222,6 +224,8 @@ class BulkJob:
         missing = [unit for unit in plan.units if unit.part not in parts]
         if missing:
             _check_unfinished(target, missing[0].part)
+            if words := getattr(self.spec, "warning", _silent)(plan):
+                driver.say(words)
             driver.run(missing)
             parts = found_parts(target, plan)
         finish(target, plan, parts)
@@ -250,6 +254,10 @@ def _check_unfinished(target: Target, missing: str) -> None:
 
 def _ignore(progress: Progress) -> None:
     pass
+
+
+def _silent(plan: Plan) -> str:
+    return ""
 
 
 def _planning(plan: Plan, watch: Watch, notice: str) -> Progress:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from .pulse import Pulse
+
 _MEMORY = 30.0
+_FEW = 3
+"""Units in half a minute that say less of the speed than the whole run does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +24,13 @@ class Progress:
     units: int
     units_total: int
     rows_per_second: float
-    """Over the last half minute of this run; 0 until the first unit is done."""
+    """Over the last half minute of this run, or all of it; 0 until the first unit is done."""
     eta_seconds: float | None
     """Expected rest. None: not known yet."""
     workers: int
     """Workers connected now."""
+    under_way: tuple[Pulse, ...] = ()
+    """Where workers are within their units, for work whose rows take long."""
     notice: str = ""
     """Something the user should know: what is waited for, what is done again."""
 
@@ -44,9 +50,11 @@ class Meter:
             self.done.popleft()
 
     def rate(self, now: float) -> float:
-        """Rows per second: over the whole run at first, then over the last half minute."""
-        done = tuple(self.done)  # others ask, from their threads
-        rows = sum(count for when, count in done if when >= now - _MEMORY)
+        """Rows per second: over the last half minute, or over the whole run while too little comes in half a minute."""
+        recent = [count for when, count in tuple(self.done) if when >= now - _MEMORY]  # others ask, from their threads
+        if len(recent) < _FEW:
+            return self.total / max(now - self.started, 1e-9)
+        rows = sum(recent)
         return rows / max(min(now - self.started, _MEMORY), 1e-9) if rows else 0.0
 
     def eta(self, rows_left: int, now: float) -> float | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from tiny_diffusion import PROMPTS
+
+from idlegrid.api.cli import progress
+from idlegrid.pipelines.bulk import generate, pulse
 
 
 @pytest.fixture
@@ -15,6 +20,21 @@ def near():
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with LocalCluster(**options, processes=False, protocol="tcp") as cluster:
         yield cluster.scheduler_address
+
+
+@pytest.mark.slow
+def test_a_picture_that_takes_long_is_told_and_followed_step_by_step(idlegrid, near, tmp_path, tiny_sd, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(pulse, "EVERY", 0.0)
+    monkeypatch.setattr(generate, "LONG_PICTURE", 0.0001)
+    pq.write_table(pa.table({"prompt": PROMPTS[:2]}), tmp_path / "in.parquet")
+    words = ("generate", tmp_path / "in.parquet", tmp_path / "drawn", "-c", "prompt", "-m", tiny_sd, "-s", near)
+    done = idlegrid(*words, "--size", "32x24", "--steps", 40)
+    assert done.code == 0, done.err
+    assert "tries two steps of 32x24" in done.err
+    assert "one picture of 32x24 in 40 steps takes a worker (cpu" in done.err
+    steps = re.findall(r"^[01]/2 rows \((?:1 more, )?step (\d+)/40\)", done.err, re.MULTILINE)
+    assert steps, done.err
 
 
 @pytest.mark.slow

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from idlegrid.api.cli import progress
 from idlegrid.api.cli.progress import Notices, clock, counted, numbers, shown
 from idlegrid.pipelines.bulk import Progress
+from idlegrid.pipelines.bulk.pulse import Pulse
 
 
 def look(**other):
@@ -26,6 +29,15 @@ def look(**other):
 def test_numbers():
     assert numbers(look()) == "3,072/12,000 rows · 1,840 rows/s · 1 error · 4 workers · 0:05 left"
     assert numbers(look(eta_seconds=None, workers=1, errors=0)).endswith("0 errors · 1 worker")
+
+
+def test_rows_that_take_minutes_show_their_steps():
+    slow = look(rows=0, rows_total=3, rows_per_second=0, eta_seconds=None, errors=0, workers=1)
+    assert numbers(replace(slow, under_way=(Pulse(0, 12, 50),))) == "0/3 rows (step 12/50) · 0 errors · 1 worker"
+    under_way = (Pulse(1, 12, 50), Pulse(2, 3, 50))
+    assert numbers(replace(slow, under_way=under_way)).startswith("0/3 rows (3 more, step 12/50, 3/50) · ")
+    assert numbers(replace(slow, under_way=(Pulse(0, 1, 9),) * 5)).startswith("0/3 rows (step 1/9, 1/9, 1/9, 1/9, …)")
+    assert " · 0.5 rows/min · " in numbers(replace(slow, rows_per_second=1 / 120))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (7325, "2:02:05")])

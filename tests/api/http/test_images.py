@@ -135,3 +135,13 @@ async def test_the_official_client(brush):
             await client.images.generate(prompt="a fox", response_format="url")
         assert refused.value.param == "response_format"
         assert [one.id async for one in client.models.list()][-1] == BRUSH.id
+
+
+async def test_what_takes_too_long_is_told_what_to_change(brush):
+    brush.gate.clear()
+    settings = Settings.model_validate({"api": {"generation_timeout": 0.05}})
+    transport = httpx.ASGITransport(create_app(HashEmbedder(), settings, painter=brush))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        answer = await client.post(PATH, json={"prompt": "a fox"})
+    assert answer.status_code == 504
+    assert "1 of 1024x1024: ask for a smaller `size`, fewer `steps`" in answer.json()["error"]["message"]

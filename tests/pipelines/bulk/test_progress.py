@@ -12,7 +12,14 @@ def test_the_rate_is_that_of_the_last_half_minute():
         meter.add(10 if second <= 50 else 20, float(second))
     assert meter.rate(100.0) == 20.0 * 31 / 30
     assert meter.eta(620, 100.0) == 30.0
-    assert meter.rate(200.0) == 0.0
+
+
+def test_where_little_comes_in_half_a_minute_it_is_that_of_the_whole_run():
+    meter = Meter(0.0)
+    meter.add(1, 90.0)
+    meter.add(1, 180.0)
+    assert meter.rate(185.0) == 2 / 185
+    assert meter.rate(270.0) == 2 / 270
 
 
 def test_early_on_it_is_that_of_the_whole_run():
