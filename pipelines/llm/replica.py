@@ -225,7 +225,7 @@ class LiveReplica:
         self._changed()
 
 
-async def end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[Any]) -> None:
     """Cancel it, and wait. Before Python 3.12, `asyncio.wait_for`, which Dask uses, may swallow a cancellation."""
     while not task.done():
         task.cancel()
