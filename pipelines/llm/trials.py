@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MOST = 16
 """Donors that are tried before one cut, the best by what is known: of thousands, a chain needs few."""
-WITHIN = 8.0
+WITHIN = 15.0
 """Seconds that all of them have together, mostly to read what computes; the speed of who is later is presumed."""
 AGAIN = 600.0
 """Seconds after which a donor that did not answer is asked again."""
