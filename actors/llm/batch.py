@@ -53,8 +53,17 @@ class Batch:
         left = self.budget - self.owed
         return min(left, self.background.tokens) if sequence.background else left
 
-    def take(self, sequence: Sequence, tokens: int) -> None:
-        """So many tokens of the sequence are in the step."""
-        self.budget -= tokens
+    def add(self, sequence: Sequence, count: int, draft: tuple[int, ...]) -> Span:
+        """Put the next `count` tokens of a sequence, and the guess behind them, into the step; its blocks are there."""
+        start, known = sequence.scheduled, sequence.scheduled + count
+        logits = 1 + len(draft) if known == len(sequence.tokens) else 0
+        span = Span(start, (*sequence.tokens[start:known], *draft), sequence.table(), logits)
+        if logits:
+            self.rows.append(Row(sequence.id, len(self.spans), self.logits, known, draft))
+        self.logits += logits
+        self.spans.append(span)
+        self.sequences.append(sequence)
+        self.budget -= len(span.tokens)
         if sequence.background:
-            self.background = Share(self.background.sequences - 1, self.background.tokens - tokens)
+            self.background = Share(self.background.sequences - 1, self.background.tokens - len(span.tokens))
+        return span

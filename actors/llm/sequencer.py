@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Items
-from heapq import heappop, heappush
 
 from .batch import NO_SHARE, Batch, Share
 from .block_manager import BlockManager
+from .deadlines import Deadlines
 from .invariants import check
 from .plan import Plan, Span
 from .prefix import extra_keys
@@ -51,7 +51,7 @@ class Sequencer:
         self.running = Line()
         self.in_flight: dict[int, Step] = {}
         self._live: dict[str, Sequence] = {}
-        self._deadlines: list[tuple[float, int, str]] = []
+        self._deadlines = Deadlines()
         self._over: list[Outcome] = []
         self._accepted = 0
         self._foreground_at = -math.inf
@@ -124,7 +124,9 @@ class Sequencer:
         """
         if not step:
             return ()
-        self._check_answers(step, accepted)
+        if self.in_flight.get(step.plan.step) is not step:
+            raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
+        step.check(accepted)
         del self.in_flight[step.plan.step]
         answers = iter(accepted)
         outcomes = []
@@ -249,7 +251,7 @@ class Sequencer:
         self._live[request.id] = sequence
         self.waiting.add(sequence)
         if request.timeout is not None:
-            heappush(self._deadlines, (sequence.deadline, sequence.rank[-1], request.id))
+            self._deadlines.watch(sequence)
         return sequence
 
     def _refuse(self, request: Request) -> None:
@@ -275,13 +277,7 @@ class Sequencer:
         self.waiting.add(sequence)
 
     def _expire(self, now: float) -> list[Outcome]:
-        over = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, order, request_id = heappop(self._deadlines)
-            sequence = self._live.get(request_id)
-            if sequence is not None and sequence.rank[-1] == order:  # else it ended, and the id may be another's now
-                over.append(self._finish(sequence, FinishReason.TIMEOUT))
-        return over
+        return [self._finish(sequence, FinishReason.TIMEOUT) for sequence in self._deadlines.over(now, self._live)]
 
     # ---- those who run
 
@@ -359,22 +355,12 @@ class Sequencer:
 
     def _plan(self, sequence: Sequence, count: int, draft: tuple[int, ...], batch: Batch) -> None:
         """Put `count` tokens and the draft into the step; there is room for them."""
-        start = sequence.scheduled
-        known = start + count
-        copy = self.blocks.make_writable(sequence, known + len(draft))
+        copy = self.blocks.make_writable(sequence, sequence.scheduled + count + len(draft))
         if copy is not None:
             batch.copies.append(copy)
-        tokens = (*sequence.tokens[start:known], *draft)
-        logits = 1 + len(draft) if known == len(sequence.tokens) else 0
-        if logits:
-            batch.rows.append(Row(sequence.id, len(batch.spans), batch.logits, known, draft))
-        span = Span(start, tokens, sequence.table(), logits)
+        span = batch.add(sequence, count, draft)
         sequence.flights.append(span)
         sequence.draft = ()
-        batch.logits += logits
-        batch.spans.append(span)
-        batch.sequences.append(sequence)
-        batch.take(sequence, len(tokens))
         self._computed += count
 
     def _seal(self, batch: Batch, over: tuple[Outcome, ...]) -> Step:
@@ -433,19 +419,6 @@ class Sequencer:
             self._start(sequence, shared, common)
 
     # ---- what a step gave
-
-    def _check_answers(self, step: Step, accepted: Items[Accepted]) -> None:
-        if self.in_flight.get(step.plan.step) is not step:
-            raise ValueError(f"step {step.plan.step} is not in flight: it was updated before, or failed")
-        for span, sequence in zip(step.plan.spans, step.sequences, strict=True):
-            if sequence.holds(span) and sequence.flights[0] is not span:
-                raise ValueError(f"request {sequence.id!r}: a step before step {step.plan.step} is in flight with it")
-        if len(accepted) != len(step.rows):
-            raise ValueError(f"step {step.plan.step} has {len(step.rows)} rows, but {len(accepted)} answers came")
-        for row, answer in zip(step.rows, accepted, strict=True):
-            count = len(answer.tokens)
-            if count > 1 + len(row.draft) or (count == 0 and answer.finish is None):
-                raise ValueError(f"request {row.id!r}: {count} tokens for {1 + len(row.draft)} rows of logits")
 
     def _advance(self, sequence: Sequence, span: Span, answer: Accepted | None) -> FinishReason | None:
         """What the span computed counts now; rejected guesses are written over later. Returns why it ends, if so."""

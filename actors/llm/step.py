@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from .plan import Plan
@@ -51,6 +52,19 @@ class Step:
 
     def __bool__(self) -> bool:
         return bool(self.plan.spans)
+
+    def check(self, accepted: Items[Accepted]) -> None:
+        """Raise ValueError if the answers don't fit its rows, or an earlier step with one of its sequences is in
+        flight."""
+        for span, sequence in zip(self.plan.spans, self.sequences, strict=True):
+            if sequence.holds(span) and sequence.flights[0] is not span:
+                raise ValueError(f"request {sequence.id!r}: a step before step {self.plan.step} is in flight with it")
+        if len(accepted) != len(self.rows):
+            raise ValueError(f"step {self.plan.step} has {len(self.rows)} rows, but {len(accepted)} answers came")
+        for row, answer in zip(self.rows, accepted, strict=True):
+            count = len(answer.tokens)
+            if count > 1 + len(row.draft) or (count == 0 and answer.finish is None):
+                raise ValueError(f"request {row.id!r}: {count} tokens for {1 + len(row.draft)} rows of logits")
 
 
 @dataclass(frozen=True, slots=True)
