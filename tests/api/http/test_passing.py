@@ -15,6 +15,7 @@ from idlegrid.api.http import create_app
 from idlegrid.api.http.jobs_door import JobDoor
 from idlegrid.api.http.llm_face import EngineBackend
 from idlegrid.api.http.passing import Passing
+from idlegrid.grid.tenants import Salts
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "script", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
@@ -77,6 +78,17 @@ async def test_a_stream_comes_through(pair):
         assert answer.headers["content-type"].startswith("text/event-stream")
         chunks = events(await answer.aread())
     assert chunks[-1]["choices"][0]["finish_reason"]
+
+
+async def test_whose_it_is_comes_through(pair, store):
+    """Cached prefixes are each client's own, and the same for a client by both ways."""
+    bob = {"X-API-Key": store.keys.create("b", {"jobs"}, client_id="bob")[1]}
+    for who in (pair.near, pair.far):
+        for key in ({}, bob):
+            assert (await who.post(CHAT, json=ASK, headers=key)).status_code == 200
+    one, other, again, other_again = [request.salt for request in pair.engine.requests]
+    assert (again, other_again) == (one, other)
+    assert other == Salts(SECRET).of("bob") != one
 
 
 async def test_a_refusal_comes_through(pair):

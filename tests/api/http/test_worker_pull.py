@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from fastapi import Request
-from jobs_service import EMBED, WORKER_TOKEN, Service, Worker, claim
+from jobs_service import EMBED, SECRET, WORKER_TOKEN, Service, Worker, claim
 
 from idlegrid.grid.capability import check
 from idlegrid.grid.jobs import JobStatus
 from idlegrid.grid.pulling import PATIENCE
 from idlegrid.grid.reliability import History
 from idlegrid.grid.store import By, WorkerFacts
+from idlegrid.grid.tenants import Salts
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,7 @@ async def test_a_job_from_the_question_to_its_end(service: Service, jobs):
     assert told["max_result_bytes"] == service.settings.jobs.max_result_mb * 1_000_000
     job = service.store.jobs.get(id_)
     assert job is not None
+    assert told["salt"] == Salts(SECRET).of(job.client_id)
     worker = Worker(jobs, type("C", (), {"job": job, "fence": told["fence"]}), id="p-1", token=told["attempt_token"])
     assert (await worker.begin()).status_code == 200
     assert (await worker.complete()).json() == {"status": "completed"}
