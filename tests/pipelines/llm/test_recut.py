@@ -12,6 +12,7 @@ from serving_helpers import Reader, ready, until
 from test_chains import control, drawing, held, undisturbed
 
 from idlegrid.actors.llm.request import FinishReason
+from idlegrid.pipelines.llm import chain_replica
 from idlegrid.pipelines.llm.deployment import Phase
 from idlegrid.pipelines.llm.lack import Limits
 from idlegrid.pipelines.llm.service import LlmService
@@ -26,6 +27,11 @@ FOUR, TWO = "5.3GB", "2.9GB"
 @pytest.fixture(scope="module")
 def right():
     return asyncio.run(undisturbed())["drawn"]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr(chain_replica, "LOOK", 0.2)
 
 
 @pytest.fixture
