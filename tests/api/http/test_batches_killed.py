@@ -55,8 +55,13 @@ class Service:
         self.process.join()
 
 
-def test_every_request_is_answered_once_whatever_is_killed(tmp_path):
-    processes = forking("batches_process", Path(__file__).parent)
+@pytest.fixture
+def processes():
+    with forking("batches_process", Path(__file__).parent) as processes:
+        yield processes
+
+
+def test_every_request_is_answered_once_whatever_is_killed(processes, tmp_path):
     service, moments = Service(processes, tmp_path, ""), random.Random(3)
     try:
         body = {"method": "POST", "url": "/v1/embeddings"}

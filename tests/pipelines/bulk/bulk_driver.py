@@ -1,18 +1,13 @@
-"""A driver in a process of its own, to be killed: ``bulk_driver.py SCHEDULER SOURCE TARGET``."""
+"""A driver in a process of its own, to be killed."""
 
-import sys
-
-from bulk_helpers import HashSpec
+from bulk_helpers import HashSpec, arm
 from distributed import Client
 
 from idlegrid.pipelines.bulk import BulkJob
 
 
-def main() -> None:
-    scheduler, source, target = sys.argv[1:]
+def drive(scheduler: str, source: str, target: str, point: str) -> None:
+    """Run the job on the grid of `scheduler`, and die at a failpoint."""
+    arm(point)
     with Client(scheduler) as client:
         BulkJob(spec=HashSpec(), source=source, target=target, column="text", unit_rows=25).run(client)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import bulk_driver
 import pyarrow as pa
 import pytest
 from bulk_helpers import (
@@ -31,14 +32,15 @@ from bulk_helpers import (
     write,
 )
 from distributed import Scheduler
+from forked import forking
 
-from idlegrid.grid.failpoints import VARIABLE
 from idlegrid.pipelines.bulk import BulkJob, GridUnavailable, JobIncomplete, Patience, TargetError
 from idlegrid.pipelines.bulk.attempts import KILLED
 
 pytestmark = pytest.mark.slow
 
 DEADLINE = 60.0
+FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 WORKER_POINTS = [
     "bulk.unit.started",
     "bulk.part.created",
@@ -65,8 +67,15 @@ DRIVER_POINTS = [
 
 
 @pytest.fixture(scope="module")
-def grid():
-    with cluster() as client:
+def processes():
+    """Workers and drivers are killed and started dozens of times: forked from one that has imported everything."""
+    with forking("bulk_driver", Path(__file__).parent) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def grid(processes):
+    with cluster(**FORKED) as client:
         yield client
 
 
@@ -135,22 +144,19 @@ def test_control_writing_in_place_leaves_torn_parts(grid, tmp_path):
 
 
 @pytest.mark.parametrize("point", DRIVER_POINTS)
-def test_a_driver_killed_at_any_step_is_resumed(grid, tmp_path, point):
+def test_a_driver_killed_at_any_step_is_resumed(grid, processes, tmp_path, point):
     rows = table(100)
     path = write(tmp_path / "a.parquet", rows)
-    driver = _driver(grid, path, tmp_path / "out", point)
-    assert driver.wait(DEADLINE) == -signal.SIGKILL, f"the driver did not die at {point}"
+    arguments = (grid.scheduler.address, str(path), str(tmp_path / "out"), point)
+    driver = processes.Process(target=bulk_driver.drive, args=arguments)
+    driver.start()
+    driver.join(DEADLINE)
+    code = driver.exitcode
+    driver.kill()
+    driver.join()
+    assert code == -signal.SIGKILL, f"the driver did not die at {point}"
     job(path, tmp_path / "out").run(grid)
     assert_complete(tmp_path / "out", rows)
-
-
-def _driver(client, source, target, point):
-    script = Path(__file__).with_name("bulk_driver.py")
-    return subprocess.Popen(
-        [sys.executable, script, client.scheduler.address, source, target],
-        env={**os.environ, VARIABLE: point},
-        stderr=subprocess.DEVNULL,
-    )
 
 
 def test_workers_killed_at_random_moments(grid, tmp_path):

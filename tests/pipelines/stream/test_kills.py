@@ -39,7 +39,8 @@ def scheduler():
 def processes():
     """Forked from one that has imported everything."""
     here = Path(__file__).parent
-    return forking("stream_process", here, here.parent / "bulk")
+    with forking("stream_process", here, here.parent / "bulk") as processes:
+        yield processes
 
 
 @pytest.fixture
