@@ -18,8 +18,8 @@ SOONER = 0.85
 """Donors that are nearer to each other are taken instead of better ones when a token then takes at most this share,"""
 SLOWER = 0.5
 """and the chain carries at least this share of what the better ones would."""
-UNEVEN = 2.0
-"""Another cut must gain so many times more where its speeds were not all measured in the same way."""
+DOUBT = 0.5
+"""Another cut must gain at least this share where its speeds were not all measured by steps: trials may be off."""
 ANYWHERE = Near()
 
 
@@ -110,8 +110,7 @@ def better(
     if not found:
         return found
     before, after = rate(capacity, held), rate(capacity, found.parts)
-    uneven = len({one.offer.source for one in (*held, *found.parts)}) > 1
-    gain = hysteresis.gain * (UNEVEN if uneven else 1.0)
+    gain = hysteresis.gain if _one_measure((*held, *found.parts)) else max(hysteresis.gain, DOUBT)
     if after < before * (1 + gain):
         return Cut(why=f"{after:.1f} instead of {before:.1f} tokens/s: less than {gain:.0%} more")
     loading = max(
@@ -120,6 +119,11 @@ def better(
     if (after - before) * hysteresis.horizon_s < loading * before:
         return Cut(why="what is not served while it loads is more than it gains")
     return Cut(found.parts, f"{after:.1f} instead of {before:.1f} tokens/s")
+
+
+def _one_measure(parts: Iterable[Part]) -> bool:
+    """Whether their speeds compare as well as they can: all by steps, or all by what donors look like."""
+    return {one.offer.source for one in parts} in ({Source.MEASURED}, {Source.PRESUMED})
 
 
 def _layers(layers: range) -> LayerRange:
