@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-LACK = 6.0
+LACK = 5.0
 """Seconds from the loss on, while no donors are there that could hold the model."""
 RETURN = 45.0
 """Seconds from the loss on, for a donor whose process ended while the other stages stayed loaded: it may be starting
