@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,22 +94,10 @@ class EmbeddingModel:
         if backend == "openvino" and (self._device.type != "cpu" or not openvino_available()):
             raise ValueError("the backend openvino needs a CPU device and the extra: pip install 'idlegrid[openvino]'")
         folder = resolve(model)
-        from sentence_transformers import SentenceTransformer  # seconds, that whoever can not have it need not wait
-        from sentence_transformers.sentence_transformer.modules import Normalize
-
-        _be_quiet()
-        keep_freed_memory()
+        pipeline = _pipeline(model, folder, self._device)
         self._lock = threading.Lock()
-        with own_code(model, folder) as trusted:
-            pipeline = SentenceTransformer(
-                str(folder),
-                device=str(self._device),
-                model_kwargs={"use_safetensors": True},
-                local_files_only=True,
-                trust_remote_code=trusted,
-            ).eval()
         transformer, *head = pipeline
-        self._head = [module for module in head if not isinstance(module, Normalize)]
+        self._head = [module for module in head if not _normalizes(module)]
         self._tokenizer = pipeline.tokenizer
         self._budget = token_budget or _BUDGETS[self._device.type]
         self._dimension = int(pipeline.get_embedding_dimension())
@@ -214,6 +203,29 @@ def _be_quiet() -> None:
 def _libraries(backend: str) -> Sequence[str]:
     libraries = ("torch", "transformers", "sentence-transformers")
     return libraries if backend == "torch" else (*libraries, backend)
+
+
+def _pipeline(model: str, folder: Path, device: torch.device) -> Any:
+    """The `SentenceTransformer` in a folder, ready to compute."""
+    from sentence_transformers import SentenceTransformer  # seconds, that whoever can not have it need not wait
+
+    _be_quiet()
+    keep_freed_memory()
+    with own_code(model, folder) as trusted:
+        return SentenceTransformer(
+            str(folder),
+            device=str(device),
+            model_kwargs={"use_safetensors": True},
+            local_files_only=True,
+            trust_remote_code=trusted,
+        ).eval()
+
+
+def _normalizes(module: Any) -> bool:
+    """Whether it is the layer that scales vectors to length 1: callers say whether they want that."""
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    return isinstance(module, Normalize)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from socket import IPPROTO_TCP, TCP_NODELAY
 
 import uvicorn
+from fastapi import FastAPI
 
 from ..actors.pauses import keep_pauses_short
 from ..grid.config import Settings
+from ..grid.config.service import Api
 from ..grid.peers import Role
 from ..grid.secret import load_secret
 from .dask_embedder import DaskEmbedder
@@ -20,7 +22,7 @@ from .dask_transcriber import DaskTranscriber
 from .dask_viewer import DaskViewer
 from .http import create_app
 from .http.jobs_door import JobDoor
-from .llm_serving import language_models, place_of
+from .llm_serving import LanguageModels, language_models, place_of
 from .oracle import SchedulerOracle
 from .parent import supervised
 from .patient_http import PatientProtocol
@@ -65,36 +67,11 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             yield ""
             return
         llm = await stack.enter_async_context(language_models(address, llms, jobs, must_answer=must_answer))
-        engines = settings.engines
-        app = create_app(
-            embedder,
-            settings,
-            llm.chat,
-            jobs,
-            partial(llm.passing, settings),
-            speech=DaskTranscriber(embedder, model=engines.whisper.model_id),
-            painter=DaskPainter(embedder, model=engines.image_gen.model_id),
-            viewer=DaskViewer(embedder, model=engines.vision.model_id),
-            may_batch=lambda: llm.follower.settled,
-        )
-        server = QuietServer(
-            uvicorn.Config(
-                app,
-                http=PatientProtocol,
-                host=place.host,
-                port=place.port,
-                log_config=None,  # as everything else logs
-                log_level="warning",
-                server_header=False,
-                proxy_headers=False,
-            )
-        )
-        socket = server.config.bind_socket()
-        # asyncio leaves Nagle's algorithm on for such a socket: each answer would wait 40 ms for an acknowledgement
-        socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        host, port = socket.getsockname()[:2]
+        server = _server(_app(embedder, settings, llm, jobs), place)
+        listener = _listening(server)
+        host, port = listener.getsockname()[:2]
         keep_pauses_short()
-        serving = asyncio.create_task(server.serve(sockets=[socket]))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.answers.wait()
             url = f"http://{host}:{port}"
@@ -104,6 +81,45 @@ async def _http(address: str, settings: Settings, stop: asyncio.Event, llms: Seq
             jobs.end_waits()  # who waits for work or for a result may wait for a minute: what answers now is let finish
             server.should_exit = True
             await serving
+
+
+def _app(embedder: DaskEmbedder, settings: Settings, llm: LanguageModels, jobs: JobDoor) -> FastAPI:
+    """The application over the grid: everything but language models is computed by tasks."""
+    engines = settings.engines
+    return create_app(
+        embedder,
+        settings,
+        llm.chat,
+        jobs,
+        partial(llm.passing, settings),
+        speech=DaskTranscriber(embedder, model=engines.whisper.model_id),
+        painter=DaskPainter(embedder, model=engines.image_gen.model_id),
+        viewer=DaskViewer(embedder, model=engines.vision.model_id),
+        may_batch=lambda: llm.follower.settled,
+    )
+
+
+def _server(app: FastAPI, place: Api) -> QuietServer:
+    return QuietServer(
+        uvicorn.Config(
+            app,
+            http=PatientProtocol,
+            host=place.host,
+            port=place.port,
+            log_config=None,  # as everything else logs
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+        )
+    )
+
+
+def _listening(server: QuietServer) -> socket.socket:
+    """Its socket."""
+    found = server.config.bind_socket()
+    # asyncio leaves Nagle's algorithm on for such a socket: each answer would wait 40 ms for an acknowledgement
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
 
 
 @contextlib.asynccontextmanager
