@@ -7,9 +7,12 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import settings
@@ -67,6 +70,25 @@ def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> No
     os.chdir(tmp_path_factory.mktemp("empty"))
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))  # the models' lock
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # the embedded store, the secret, outboxes
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _any_free_port_is_one_of_ipv4() -> Iterator[None]:
+    """Dask takes a free port for IPv4, then the same for IPv6; where somebody has that one, it tries another.
+
+    Tornado leaves the first open: one cluster of some thousands told of a socket that nobody closed.
+    """
+    from tornado import netutil, tcpserver
+
+    bind = netutil.bind_sockets
+
+    def bind_one(port: int, address: str | None = None, *more: Any, **options: Any) -> list[socket.socket]:
+        if not port and not address and not more:
+            options["family"] = socket.AF_INET
+        return bind(port, address, *more, **options)
+
+    with mock.patch.object(netutil, "bind_sockets", bind_one), mock.patch.object(tcpserver, "bind_sockets", bind_one):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
