@@ -23,6 +23,7 @@ def test_a_grid_that_chats(start, language_model):
         assert model in [one.id for one in client.models.list()]
         deadline, answer = time.monotonic() + 90, None
         while answer is None and time.monotonic() < deadline:
+            time.sleep(0.2)  # who asks all the time takes the core on which the replica loads
             with suppress(openai.InternalServerError):  # 503: the replica loads
                 answer = client.chat.completions.create(
                     model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=6, temperature=0
