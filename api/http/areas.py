@@ -43,7 +43,7 @@ class Area:
     routers: tuple[APIRouter, ...] = ()
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     """Path → what computes a line of a batch that asks for it."""
-    queue: BatchDriver[Any] | None = None
+    queue: BatchDriver[Any, Any] | None = None
     """What waits to be computed together; closed with the service."""
     makes_ready: bool = False
     """Whether the service is ready for requests as soon as somebody can run one of its models."""

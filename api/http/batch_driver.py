@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from .batching import Batch, BatchLimits, BatchQueue
 from .embedder import Unavailable
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class DeadlineExceeded(Exception):
     """The request was not answered in its time."""
 
 
-class Request(Protocol):
-    """A request whose client waits."""
+@dataclass(slots=True, eq=False)
+class Request(Generic[In, Out]):
+    """A request whose client waits: for an outcome of each of its inputs."""
 
-    @property
-    def outcome(self) -> asyncio.Future[Any]:
-        """What its client gets."""
+    inputs: Sequence[In]
+    outcome: asyncio.Future[list[Out]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """In the order of the inputs."""
+    _found: dict[int, Out] = field(default_factory=dict)
+
+    def deliver(self, index: int, one: Out) -> None:
+        """Take the outcome of one input; the last one completes the request."""
+        self._found[index] = one
+        if len(self._found) == len(self.inputs) and not self.outcome.done():
+            self.outcome.set_result([self._found[place] for place in range(len(self.inputs))])
 
     def has(self, indices: Sequence[int]) -> bool:
         """Whether these of its inputs have what they wait for."""
+        return all(index in self._found for index in indices)
 
     def fail(self, error: BaseException) -> None:
         """End the request with an error, if it has not ended yet."""
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
 
 
-R = TypeVar("R", bound=Request)
-
-
-class BatchDriver(ABC, Generic[R]):
+class BatchDriver(ABC, Generic[In, Out]):
     """What is the same whatever is computed. Lives on one event loop."""
 
     def __init__(self, limits: BatchLimits, *, clock: Callable[[], float] | None = None) -> None:
         """`clock` gives seconds; the event loop's own unless a test gives another."""
         self._queue = BatchQueue(limits)
         self._clock = clock
-        self._requests: dict[int, R] = {}
+        self._requests: dict[int, Request[In, Out]] = {}
         self._running: dict[int, tuple[Batch, asyncio.Task[None]]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -54,17 +66,17 @@ class BatchDriver(ABC, Generic[R]):
         """Inputs that wait for a batch."""
         return self._queue.items
 
-    def _check_open(self) -> None:
-        """Raise Unavailable after `close`."""
+    async def _outcomes(self, group: Hashable, inputs: Sequence[In], sizes: Sequence[int], within: float) -> list[Out]:
+        """An outcome for each input, in order; those of one `group` may share a batch.
+
+        Raises QueueFull at once when there is no room, DeadlineExceeded after `within` seconds, what the computation
+        raises, and Unavailable after `close`. Cancelling gives up what still waits, and batches in which nobody else
+        has a part.
+        """
         if self._closed:
             raise Unavailable("the service is shutting down")
-
-    async def _until_done(self, ticket: int, request: R, within: float) -> None:
-        """Let a request that the queue has taken run to its outcome, which is then there. Raises DeadlineExceeded.
-
-        Cancelling gives up what still waits of it, and batches in which nobody else has a part.
-        """
-        self._requests[ticket] = request
+        ticket = self._queue.offer(group, sizes, self._now())
+        request = self._requests[ticket] = Request[In, Out](inputs)
         self._pump()
         try:
             async with asyncio.timeout(within):
@@ -74,6 +86,27 @@ class BatchDriver(ABC, Generic[R]):
                 raise DeadlineExceeded(f"no answer within {within:g} s") from None
         finally:
             self._forget(ticket)
+        return request.outcome.result()
+
+    async def _share_out(
+        self, parts: Mapping[int, Sequence[int]], compute: Callable[[list[In]], Awaitable[Sequence[Out]]]
+    ) -> None:
+        """Compute what is still wanted of some parts in one call, and hand the outcomes out. Raises what it raises."""
+        places = [(ticket, index) for ticket, part in parts.items() if ticket in self._requests for index in part]
+        if not places:
+            return
+        outcomes = await compute([self._requests[ticket].inputs[index] for ticket, index in places])
+        if len(outcomes) != len(places):
+            raise RuntimeError(f"{len(places)} inputs gave {len(outcomes)} outcomes")
+        for (ticket, index), one in zip(places, outcomes, strict=True):
+            if ticket in self._requests:
+                self._requests[ticket].deliver(index, one)
+
+    def _fail(self, parts: Iterable[int], error: BaseException) -> None:
+        """End the requests that have these parts with an error."""
+        for ticket in parts:
+            if ticket in self._requests:
+                self._requests[ticket].fail(error)
 
     async def close(self) -> None:
         """End every request that is open with Unavailable, and every batch. Later ones are refused."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,8 @@ from .embedder import BadInput, EmbedAnswer, Embedder, Input, Unavailable
 
 log = logging.getLogger(__name__)
 
+Vector = tuple[NDArray[np.float32], int]
+"""Of one input: (d,), and its tokens."""
 CHARS_PER_TOKEN = 4
 """What a token counts in the queue's size."""
 
@@ -24,36 +25,7 @@ class BadAnswer(Exception):
     """The embedder's answer does not fit what it was asked: a defect behind the door."""
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request whose client waits."""
-
-    inputs: Sequence[Input]
-    outcome: asyncio.Future[EmbedAnswer]
-    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Index of an input → its vector (d,)."""
-    tokens: dict[int, int] = field(default_factory=dict)
-
-    def deliver(self, indices: Sequence[int], answer: EmbedAnswer) -> None:
-        """Take the answer for some inputs; the last one completes the request."""
-        for row, index in enumerate(indices):
-            self.vectors[index], self.tokens[index] = answer.vectors[row], answer.tokens[row]
-        if len(self.vectors) == len(self.inputs) and not self.outcome.done():
-            order = range(len(self.inputs))
-            vectors = np.stack([self.vectors[index] for index in order])
-            self.outcome.set_result(EmbedAnswer(vectors, [self.tokens[index] for index in order]))
-
-    def has(self, indices: Sequence[int]) -> bool:
-        """Whether these inputs have their vectors."""
-        return all(index in self.vectors for index in indices)
-
-    def fail(self, error: BaseException) -> None:
-        """End the request with an error, if it has not ended yet."""
-        if not self.outcome.done():
-            self.outcome.set_exception(error)
-
-
-class Batcher(BatchDriver[_Request]):
+class Batcher(BatchDriver[Input, Vector]):
     """Computes requests together that arrive together. Lives on one event loop."""
 
     def __init__(self, embedder: Embedder, limits: BatchLimits, *, clock: Callable[[], float] | None = None) -> None:
@@ -64,15 +36,10 @@ class Batcher(BatchDriver[_Request]):
     async def embed(self, model_id: str, inputs: Sequence[Input], *, within: float) -> EmbedAnswer:
         """Normalised vectors of the inputs, in their order.
 
-        Raises QueueFull at once when there is no room, DeadlineExceeded after `within` seconds, what the embedder
-        raises for these inputs, and Unavailable after `close`. Cancelling gives the inputs up that still wait, and
-        batches in which nobody else has a part.
+        Raises as `BatchDriver` says: of the embedder's errors those for these inputs.
         """
-        self._check_open()
-        ticket = self._queue.offer(model_id, [_size(one) for one in inputs], self._now())
-        request = _Request(inputs, asyncio.get_running_loop().create_future())
-        await self._until_done(ticket, request, within)
-        return request.outcome.result()
+        found = await self._outcomes(model_id, inputs, [_size(one) for one in inputs], within)
+        return EmbedAnswer(np.stack([vector for vector, _ in found]), [tokens for _, tokens in found])
 
     async def _run(self, batch: Batch) -> None:
         """Compute one batch. When it fails, each request is tried by itself: nobody fails for another's input."""
@@ -94,24 +61,14 @@ class Batcher(BatchDriver[_Request]):
             self._fail(parts, _in_its_request(error, parts))
 
     async def _compute(self, model_id: object, parts: dict[int, list[int]]) -> None:
-        """Embed the parts of the requests that are still open, and hand out what comes back."""
-        open_parts = {ticket: part for ticket, part in parts.items() if ticket in self._requests}
-        if not open_parts:
-            return
-        inputs = [self._requests[ticket].inputs[index] for ticket, part in open_parts.items() for index in part]
-        answer = await self._embedder.embed(str(model_id), inputs)
-        _check(answer, len(inputs))
-        start = 0
-        for ticket, part in open_parts.items():
-            rows = slice(start, start + len(part))
-            start = rows.stop
-            if ticket in self._requests:
-                self._requests[ticket].deliver(part, EmbedAnswer(answer.vectors[rows], answer.tokens[rows]))
+        """Embed what is still wanted of the parts, and hand out what comes back."""
 
-    def _fail(self, parts: dict[int, list[int]], error: BaseException) -> None:
-        for ticket in parts:
-            if ticket in self._requests:
-                self._requests[ticket].fail(error)
+        async def embed(inputs: list[Input]) -> list[Vector]:
+            answer = await self._embedder.embed(str(model_id), inputs)
+            _check(answer, len(inputs))
+            return list(zip(answer.vectors, answer.tokens, strict=True))
+
+        await self._share_out(parts, embed)
 
 
 def _in_its_request(error: Exception, parts: dict[int, list[int]]) -> Exception:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...actors.diffusion.picture import NotDrawn, Wish
 from .batch_driver import BatchDriver
@@ -12,30 +11,6 @@ from .batching import Batch, BatchLimits
 from .images_face import Drawn, Painter
 
 Outcome = Drawn | NotDrawn
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A request whose client waits."""
-
-    wishes: Sequence[Wish]
-    outcome: asyncio.Future[list[Outcome]]
-    found: dict[int, Outcome] = field(default_factory=dict)
-
-    def deliver(self, index: int, one: Outcome) -> None:
-        """Take one picture; the last one completes the request."""
-        self.found[index] = one
-        if len(self.found) == len(self.wishes) and not self.outcome.done():
-            self.outcome.set_result([self.found[place] for place in range(len(self.wishes))])
-
-    def has(self, indices: Sequence[int]) -> bool:
-        """Whether these pictures are there."""
-        return all(index in self.found for index in indices)
-
-    def fail(self, error: BaseException) -> None:
-        """End the request with an error, if it has not ended yet."""
-        if not self.outcome.done():
-            self.outcome.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +23,7 @@ class _Group:
     steps: int | None
 
 
-class ImageBatcher(BatchDriver[_Waiting]):
+class ImageBatcher(BatchDriver[Wish, Outcome]):
     """Pictures of one size by the same model share a call; a request for many is spread over several."""
 
     def __init__(self, painter: Painter, limits: BatchLimits) -> None:
@@ -56,35 +31,16 @@ class ImageBatcher(BatchDriver[_Waiting]):
         self._painter = painter
 
     async def draw(self, model_id: str, wishes: Sequence[Wish], *, within: float) -> list[Outcome]:
-        """A picture for each wish, in order; all wishes of one size and as many steps.
-
-        Raises QueueFull at once when there is no room, DeadlineExceeded after `within` seconds, what the painter
-        raises, and Unavailable after `close`. Cancelling gives up what is not drawn yet.
-        """
-        self._check_open()
+        """A picture for each wish, in order; all wishes of one size and as many steps. Raises as `BatchDriver` says."""
         first = wishes[0]
         group = _Group(model_id, first.width, first.height, first.steps)
-        ticket = self._queue.offer(group, [first.width * first.height] * len(wishes), self._now())
-        request = _Waiting(wishes, asyncio.get_running_loop().create_future())
-        await self._until_done(ticket, request, within)
-        return request.outcome.result()
+        return await self._outcomes(group, wishes, [first.width * first.height] * len(wishes), within)
 
     async def _run(self, batch: Batch) -> None:
         """One call; what it raises is what each of its requests gets."""
-        assert isinstance(batch.group, _Group)
-        places = [(ticket, index) for ticket, part in batch.parts.items() if ticket in self._requests for index in part]
-        if not places:
-            return
-        wishes = [self._requests[ticket].wishes[index] for ticket, index in places]
+        group = batch.group
+        assert isinstance(group, _Group)
         try:
-            found = await self._painter.draw(batch.group.model_id, wishes)
-            if len(found) != len(wishes):
-                raise RuntimeError(f"{len(wishes)} wishes gave {len(found)} pictures")
+            await self._share_out(batch.parts, lambda wishes: self._painter.draw(group.model_id, wishes))
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes the outcome of the requests
-            for ticket in batch.parts:
-                if ticket in self._requests:
-                    self._requests[ticket].fail(error)
-            return
-        for (ticket, index), one in zip(places, found, strict=True):
-            if ticket in self._requests:
-                self._requests[ticket].deliver(index, one)
+            self._fail(batch.parts, error)

@@ -68,3 +68,12 @@ async def test_a_full_queue_a_late_answer_and_the_end(batcher, ears):
     for one in (first, waiting[0], ask(batcher)):
         with pytest.raises(Unavailable, match="shutting down"):
             await one
+
+
+async def test_an_answer_too_few_is_an_error_and_never_anothers(batcher, ears, monkeypatch):
+    async def none(*_):
+        return []
+
+    monkeypatch.setattr(ears, "transcribe", none)
+    with pytest.raises(RuntimeError, match="1 inputs gave 0 outcomes"):
+        await ask(batcher)
