@@ -56,21 +56,26 @@ class Scale:
     replicas: int
 
 
-Step = Withdraw | Deploy | Scale
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Serve a model in another way: what serves it goes on until the other is there."""
+
+    deployment: Deployment
+
+
+Step = Withdraw | Deploy | Scale | Change
 
 
 def steps(served: Mapping[str, Deployment], wanted: Mapping[str, Deployment]) -> list[Step]:
     """What makes `served` into `wanted`, by model; places are given back before others are asked for. Pure."""
-    leave: list[Step] = []
+    leave: list[Step] = [Withdraw(model) for model in served if model not in wanted]
     come: list[Step] = []
-    for model, deployment in served.items():
-        now = wanted.get(model)
-        if now is None or (now != deployment and now != replace(deployment, replicas=now.replicas)):
-            leave.append(Withdraw(model))
     for model, deployment in wanted.items():
         before = served.get(model)
-        if before is None or Withdraw(model) in leave:
+        if before is None:
             come.append(Deploy(deployment))
+        elif deployment != replace(before, replicas=deployment.replicas):
+            come.append(Change(deployment))
         elif before.replicas != deployment.replicas:
             come.append(Scale(model, deployment.replicas))
     return [*leave, *come]
@@ -79,7 +84,9 @@ def steps(served: Mapping[str, Deployment], wanted: Mapping[str, Deployment]) ->
 def report_of(served: Served, version: int) -> DeploymentReport:
     """What the service says of a model, for the store."""
     state = DeploymentState.PLACING
-    if served.ready >= served.replicas:
+    if served.changing:
+        state = DeploymentState.PLACING
+    elif served.ready >= served.replicas:
         state = DeploymentState.READY
     elif served.ready:
         state = DeploymentState.PARTIAL

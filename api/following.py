@@ -17,7 +17,7 @@ from ..grid.deployments import DeploymentReport, DeploymentState
 from ..grid.store import SERVING, DeploymentRecord, Lease, Store, StoreUnavailable
 from ..pipelines.llm.deployment import Deployment
 from ..pipelines.llm.service import LlmService, Served
-from .desired import Scale, Step, Withdraw, deployment_of, report_of, steps
+from .desired import Change, Scale, Step, Withdraw, deployment_of, report_of, steps
 from .http.oracle import Silent
 
 T = TypeVar("T")
@@ -200,6 +200,10 @@ class Follower:
         elif isinstance(step, Scale):
             self._service.scale(step.model, step.replicas)
             self._served[step.model] = replace(self._served[step.model], replicas=step.replicas)
+        elif isinstance(step, Change):
+            logger.info("%s is to be served in another way", step.deployment.model)
+            self._service.change(step.deployment)
+            self._served[step.deployment.model] = step.deployment
         else:
             deployment = step.deployment
             try:

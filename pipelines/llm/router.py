@@ -97,6 +97,8 @@ class Router:
         """
         self.losses = 0
         """How often a request lost its replica under way and had to go on elsewhere."""
+        self.active = 0
+        """Requests that are under way or wait."""
         self._fleet = fleet
         self._patience, self._limits, self._most_losses = patience, limits or Limits(), most_losses
         self._service = uuid.uuid4().hex[:8]
@@ -112,6 +114,15 @@ class Router:
         now = asyncio.get_running_loop().time()
         ends_at = None if request.timeout is None else now + request.timeout
         trip = _Trip(request, Journal(request, self._service), ends_at, prefix_key(request))
+        self.active += 1
+        try:
+            async with aclosing(self._events(trip, taken_by)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.active -= 1
+
+    async def _events(self, trip: _Trip, taken_by: Callable[[str], None] | None) -> AsyncGenerator[Event, None]:
         while not trip.journal.ended:
             try:
                 replica, channel = await self._find(trip)

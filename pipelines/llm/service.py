@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +24,7 @@ from .lack import Lack, Limits
 from .link import GridLink
 from .model_shape import local_layers
 from .reconcile import Patience
+from .rolling import Generation, Rolling
 from .router import ASK_AGAIN, NoReplica, Router
 from .supervisor import AnyReplica, Supervisor
 from .tokens import local_codec
@@ -52,6 +53,8 @@ class Served:
     """How often a stream lost its replica and went on elsewhere."""
     why: str
     """Why fewer serve than are wanted; empty when all do."""
+    changing: bool = False
+    """Another version is brought up beside the one that serves."""
     coverage: tuple[Held, ...] = ()
     """Who holds which layers now, by replica and layer."""
     num_layers: int | None = None
@@ -68,13 +71,30 @@ class Readiness:
 
 @dataclass(slots=True)
 class _Model:
-    supervisor: Supervisor
-    router: Router
+    now: Generation
     layers: asyncio.Task[int | None]
     """How many it has, if that can be known in this process."""
     codec: asyncio.Task[Codec | None] | None = None
     """Its tokenizer, if it is to be had in this process; looked for once."""
     facts: EngineFacts | None = None
+    changes: list[Rolling] = field(default_factory=list)
+    """To other versions, the last one last; those before it end."""
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return self.now.supervisor
+
+    @property
+    def router(self) -> Router:
+        return self.now.router
+
+    @property
+    def change(self) -> Rolling | None:
+        """The change that is not made yet."""
+        return self.changes[-1] if self.changes and not self.changes[-1].switched else None
+
+    async def close(self) -> None:
+        await asyncio.gather(self.supervisor.close(), *(one.close() for one in self.changes))
 
 
 class LlmService:
@@ -105,6 +125,7 @@ class LlmService:
         self._deployments = tuple(deployments)
         self._patience, self._wait, self._limits = patience, wait, limits or Limits()
         self._models: dict[str, _Model] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Connects, and begins to place replicas; does not wait for them. Raises NoScheduler."""
@@ -122,28 +143,54 @@ class LlmService:
     async def close(self) -> None:
         """End all replicas and disconnect. Idempotent."""
         models, self._models = self._models, {}
-        await asyncio.gather(*(model.supervisor.close() for model in models.values()))
+        await asyncio.gather(*(model.close() for model in models.values()))
         await self._link.close()
 
     def deploy(self, deployment: Deployment) -> None:
         """Begin to serve one more model. Raises ValueError if it is served already."""
         if deployment.model in self._models:
             raise ValueError(f"{deployment.model} is deployed already; scale it, or withdraw it first")
+        made = self._generation(deployment)
+        self._models[deployment.model] = _Model(made, _layers(deployment))
+        made.supervisor.start()
+
+    def change(self, deployment: Deployment) -> None:
+        """Serve a model in another way: the new replicas are brought up first, where donors are there for both, and
+        answers under way end where they began. Else it begins anew. Raises UnknownModel."""
+        model = self._model(deployment.model)
+        if model.change is not None:  # what was not there yet never comes
+            ended = asyncio.create_task(model.changes[-1].close())
+            self._ending.add(ended)
+            ended.add_done_callback(self._ending.discard)
+        model.changes = [one for one in model.changes if one.switched and not one.ended]
+        if deployment == replace(model.supervisor.deployment, replicas=deployment.replicas):  # back to what serves
+            model.supervisor.scale(deployment.replicas)
+            return
+        after = self._generation(deployment)
+
+        def switch() -> None:
+            after.router.losses += model.router.losses
+            model.now, model.facts, model.codec, model.layers = after, None, None, _layers(deployment)
+
+        model.changes.append(Rolling(model.now, after, switch))
+        model.changes[-1].start()
+
+    def _generation(self, deployment: Deployment) -> Generation:
         supervisor = Supervisor(deployment, self._link, self._patience)
-        router = Router(supervisor, patience=self._wait, limits=self._limits)
-        layers = asyncio.create_task(asyncio.to_thread(local_layers, deployment.spec().model))
-        self._models[deployment.model] = _Model(supervisor, router, layers)
-        supervisor.start()
+        return Generation(supervisor, Router(supervisor, patience=self._wait, limits=self._limits))
 
     def scale(self, model: str, replicas: int) -> None:
         """Serve a model by another number of replicas. Raises UnknownModel."""
-        self._model(model).supervisor.scale(replicas)
+        served = self._model(model)
+        served.supervisor.scale(replicas)
+        if served.change is not None:
+            served.change.after.supervisor.scale(replicas)
 
     async def withdraw(self, model: str) -> None:
         """Serve a model no more; its streams end with an error. Raises UnknownModel."""
-        supervisor = self._model(model).supervisor
-        del self._models[supervisor.deployment.model]
-        await supervisor.close()
+        served = self._model(model)
+        del self._models[served.supervisor.deployment.model]
+        await served.close()
 
     # -- what doors ask -----------------------------------------------------------------------------------------------
 
@@ -257,14 +304,19 @@ def _served(model: _Model) -> Served:
     return Served(
         id=deployment.model,
         aliases=tuple(alias for alias in _aliases(deployment.model) if alias != deployment.model),
-        replicas=deployment.replicas,
+        replicas=(model.change.after if model.change else model.now).supervisor.deployment.replicas,
         ready=sum(view.phase is Phase.READY for view in model.supervisor.views()),
         facts=model.facts,
         losses=model.router.losses,
-        why=model.supervisor.why(),
-        coverage=tuple(held for one in replicas for held in one.held(num_layers)),
+        why="; ".join(filter(None, (model.supervisor.why(), model.change.why if model.change else ""))),
+        changing=model.change is not None,
+        coverage=(*model.now.held(num_layers), *(model.change.after.held(num_layers) if model.change else ())),
         num_layers=num_layers,
     )
+
+
+def _layers(deployment: Deployment) -> asyncio.Task[int | None]:
+    return asyncio.create_task(asyncio.to_thread(local_layers, deployment.spec().model))
 
 
 def _num_layers(model: _Model, replicas: Iterable[AnyReplica]) -> int | None:

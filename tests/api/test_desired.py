@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from idlegrid.api.desired import Deploy, Scale, Withdraw, deployment_of, report_of, steps
+from idlegrid.api.desired import Change, Deploy, Scale, Withdraw, deployment_of, report_of, steps
 from idlegrid.grid.deployments import DeploymentSpec, DeploymentState, HeldLayers
 from idlegrid.pipelines.llm.deployment import Deployment, Held, Phase
 from idlegrid.pipelines.llm.service import Served
@@ -22,11 +22,11 @@ A, B = Deployment(model="a"), Deployment(model="b")
         ([], [A, B], [Deploy(A), Deploy(B)]),
         ([A, B], [B], [Withdraw("a")]),
         ([A], [replace(A, replicas=3)], [Scale("a", 3)]),
-        ([A], [replace(A, stages=2)], [Withdraw("a"), Deploy(replace(A, stages=2))]),
+        ([A], [replace(A, stages=2)], [Change(replace(A, stages=2))]),
         (
             [A],
             [replace(A, replicas=2, dtype="float32")],
-            [Withdraw("a"), Deploy(replace(A, replicas=2, dtype="float32"))],
+            [Change(replace(A, replicas=2, dtype="float32"))],
         ),
         ([A], [B], [Withdraw("a"), Deploy(B)]),
     ],

@@ -13,6 +13,7 @@ from idlegrid.actors.llm import resident
 from idlegrid.actors.llm.engine_face import QueueFull
 from idlegrid.actors.llm.request import FinishReason, Request, RequestRefused
 from idlegrid.actors.llm.resident import llm_engine
+from idlegrid.pipelines.llm import rolling
 from idlegrid.pipelines.llm.deployment import Deployment, Phase
 from idlegrid.pipelines.llm.router import NoReplica
 from idlegrid.pipelines.llm.service import LlmService, UnknownModel
@@ -134,6 +135,64 @@ async def test_a_donor_that_drains_is_left_and_nobody_notices(patience):
         assert reader.tokens == answer_to(a_request(n=250))
         assert reader.text == text_of(reader.tokens)
         assert (await service.models())[0].losses == (0 if patience else 1)
+
+
+async def test_a_change_is_brought_up_first_and_answers_end_where_they_began():
+    async with small_grid(llm("a"), llm("b")) as c, serving(c.client, chain(pace=0.005)) as service:
+        before = service._models[MODEL].supervisor
+        [began] = donors(service)
+        reader = Reader(service, a_request(n=250))
+        await reader.at_least(5)
+        service.change(chain(pace=0.001))
+        assert (await service.models())[0].changing
+        assert "the change is brought up beside what serves" in (await service.models())[0].why
+        await until(lambda: service._models[MODEL].supervisor is not before)
+        assert not (await service.models())[0].changing
+        assert not reader.done.done()
+        late = Reader(service, a_request("late", 5))
+        await late.ended()
+        assert late.tokens == answer_to(a_request(n=5))
+        assert {began, *late.taken_by} == {"a", "b"}
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert (reader.tokens, reader.taken_by) == (answer_to(a_request(n=250)), [began])
+        await until(lambda: before.closed)
+        await until(lambda: c.load(began).running == 0)
+        assert (await service.models())[0].losses == 0
+
+
+async def test_a_change_that_finds_no_donors_beside_what_serves_begins_anew(monkeypatch):
+    monkeypatch.setattr(rolling, "ROOM", 0.5)
+    async with small_grid(llm("a")) as c, serving(c.client, chain(pace=0.005)) as service:
+        before = service._models[MODEL].supervisor
+        reader = Reader(service, a_request(n=100_000))
+        await reader.at_least(1)
+        service.change(chain(pace=0.001))
+        assert (await reader.ended()).reason is FinishReason.ERROR
+        assert before.closed
+        await until(lambda: service._models[MODEL].supervisor is not before)
+        late = Reader(service, a_request("late", 5))
+        await late.ended()
+        assert late.tokens == answer_to(a_request(n=5))
+
+
+async def test_another_change_takes_the_place_of_one_that_is_not_made_yet_and_withdrawing_ends_all():
+    async with small_grid(llm("a")) as c:
+        async with serving(c.client, chain(pace=0.005)) as service:
+            service.change(chain(pace=0.001))
+            first = service._models[MODEL].change.after.supervisor
+            service.change(chain(pace=0.002))
+            await until(lambda: first.closed)
+            second = service._models[MODEL].change.after.supervisor
+            service.scale(MODEL, 2)
+            assert second.deployment.replicas == 2
+            service.change(chain(pace=0.005))
+            await until(lambda: second.closed)
+            assert not (await service.models())[0].changing, "back to what serves"
+            service.change(chain(pace=0.001))
+            third = service._models[MODEL].change.after.supervisor
+            await service.withdraw(MODEL)
+            assert third.closed
+        await until(lambda: c.load("a").running == 0)
 
 
 @pytest.mark.slow
