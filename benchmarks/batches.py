@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100, help="online requests of a turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--parts", default="bulk,online")
+    parser.add_argument("--models", default="llama_32m,tiny", help="of the part online")
     given = parser.parse_args()
     told: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="idlegrid-bench-") as folder:
@@ -226,10 +227,11 @@ def main() -> None:
             (Path(folder) / "bulk").mkdir()
             told |= against_bulk(Path(folder) / "bulk", given.lines, given.turns)
         if "online" in given.parts:
-            for name, model in {"llama_32m": random_llama(Path(folder) / "llama"), "tiny": CHAT}.items():
+            for name in given.models.split(","):
                 (Path(folder) / name).mkdir()
+                model = random_llama(Path(folder) / "llama") if name == "llama_32m" else CHAT
                 told[name] = beside_online(Path(folder) / name, model, given.requests, given.turns)
-            told["ttft_p99_ratio"] = told["llama_32m"]["ttft_p99_ratio"]
+            told["ttft_p99_ratio"] = told[given.models.split(",")[0]]["ttft_p99_ratio"]
     cores, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
     versions = {name: version(name) for name in ("distributed", "torch", "fastapi")}
     print(json.dumps({"benchmark": "batches", **told, "cores": cores, "load": load, "versions": versions}))

@@ -104,12 +104,12 @@ class DenseGroup:
     @classmethod
     def of(cls, slab: Slab, members: list[tuple[Row, int]]) -> DenseGroup:
         """`members`: rows, already moved on to this step's length, and their places on the packed axis."""
+        slab.fit(max(row.length for row, _ in members), [row for row, _ in members])
         used = sorted(row.index for row, _ in members)
         if used[-1] - used[0] + 1 > len(used) + max(2, len(used) // 2):
             slab.compact(used)
         members = sorted(members, key=lambda member: member[0].index)
         first, last = members[0][0].index, members[-1][0].index
-        slab.fit(max(row.length for row, _ in members))
         positions = [0] * (last - first + 1)
         for row, _ in members:
             positions[row.index - first] = row.length - 1

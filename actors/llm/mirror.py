@@ -34,6 +34,9 @@ _LOOSE_STEPS = 64
 _IDLE_STEPS = 64
 """A row that nobody has asked for during so many steps is given to the next who needs one."""
 
+_NOWHERE = -1
+"""Index of a row that was dropped; the last row of a slab is another one's."""
+
 
 @dataclass(slots=True, eq=False)
 class Row:
@@ -41,7 +44,7 @@ class Row:
 
     slab: Slab
     index: int
-    """Row of the slab; changes when the slab is compacted."""
+    """Row of the slab; changes when rows are moved."""
     table: tuple[int, ...]
     length: int
     """Positions held."""
@@ -65,29 +68,44 @@ class Slab:
         """Positions that each row has room for now."""
         return self.keys.shape[-1]
 
-    def fit(self, longest: int) -> None:
-        """Make rows as wide as `longest` positions need. Getting narrower is put off, and drops those who need more."""
+    def fit(self, longest: int, taken: Collection[Row] = ()) -> None:
+        """Make rows as wide as `longest` positions need. Getting narrower is put off, and drops those who need more.
+
+        All is copied then: rows that are idle, but for those `taken`, are not worth it. May move rows.
+        """
         step = self.capacity // _FEWEST_WIDTHS
         need = -(-longest // step) * step
         self._loose = self._loose + 1 if need < self.width else 0
         if need > self.width or self._loose > _LOOSE_STEPS:
             self._loose = 0
-            self._allocate(len(self.owners), need)
-            self.owners = [row if row is not None and row.length <= need else None for row in self.owners]
+            held = [row for row in self.owners if row is not None and row.length <= need]
+            idle = max((row.serial for row in held), default=0) - _IDLE_STEPS
+            kept = [row for row in held if row.serial >= idle or row in taken]
+            rows = -(-len(kept) // _FEWEST_ROWS) * _FEWEST_ROWS
+            self._allocate(kept, min(rows, len(self.owners)), need)
 
     def grow(self, rows: int) -> None:
         """Add so many rows."""
-        self._allocate(len(self.owners) + rows, self.width)
-        self.owners += [None] * rows
+        held = [row for row in self.owners if row is not None]
+        self._allocate(held, len(self.owners) + rows, self.width)
 
-    def _allocate(self, rows: int, width: int) -> None:
-        had, kept = len(self.owners), min(width, self.width)
+    def _allocate(self, kept: Sequence[Row], rows: int, width: int) -> None:
+        """So many rows of this width, of which the first are those `kept`; all others are dropped."""
+        count, held = len(kept), min(width, self.width)
         layers, _, kv_heads, head_dim, _ = self.keys.shape
         keys = self.keys.new_zeros((layers, rows, kv_heads, head_dim, width))
         values = self.values.new_zeros((layers, rows, kv_heads, width, head_dim))
-        keys[:, :had, ..., :kept] = self.keys[..., :kept]
-        values[:, :had, :, :kept] = self.values[:, :, :, :kept]
+        index = torch.tensor([row.index for row in kept], dtype=torch.int64)
+        for layer in range(layers):
+            keys[layer, :count, ..., :held] = self.keys[layer, ..., :held].index_select(0, index)
+            values[layer, :count, :, :held] = self.values[layer, :, :, :held].index_select(0, index)
         self.keys, self.values = keys, values
+        for row in self.owners:
+            if row is not None:
+                row.index = _NOWHERE
+        self.owners = [*kept, *[None] * (rows - count)]
+        for place, row in enumerate(kept):
+            row.index = place
 
     def fill(self, index: int, content: torch.Tensor) -> None:
         """`content` (layers, n, 2, kv_heads, D) becomes the row's first n positions.
@@ -101,12 +119,15 @@ class Slab:
         self.values[:, index, :, length:] = 0
 
     def compact(self, used: Sequence[int]) -> None:
-        """Move the rows `used` to the front, in this order."""
-        order = [*used, *(index for index in range(len(self.owners)) if index not in set(used))]
-        index = torch.tensor(order, dtype=torch.int64)
+        """Move the rows `used`, in ascending order, to the front: they change places with those that are there."""
+        order = list(range(len(self.owners)))
+        for new, old in enumerate(used):
+            order[new], order[old] = order[old], order[new]
+        moved = [new for new, old in enumerate(order) if new != old]
+        to, index = (torch.tensor(places, dtype=torch.int64) for places in (moved, [order[new] for new in moved]))
         for layer in range(len(self.keys)):
-            self.keys[layer] = self.keys[layer].index_select(0, index)
-            self.values[layer] = self.values[layer].index_select(0, index)
+            self.keys[layer, to] = self.keys[layer].index_select(0, index)
+            self.values[layer, to] = self.values[layer].index_select(0, index)
         self.owners = [self.owners[old] for old in order]
         for new, row in enumerate(self.owners):
             if row is not None:
@@ -182,10 +203,10 @@ class Mirror:
         row = Row(slab, index, span.blocks, span.start, self._serial)
         slab.owners[index] = row
         if span.stop > slab.width:
-            slab.fit(span.stop)
+            slab.fit(span.stop, taken)
         held = span.blocks[: -(-span.start // self.pages.block_size)]
         pages = self.pages.data.index_select(1, torch.tensor(held, dtype=torch.int64)).flatten(1, 2)
-        slab.fill(index, pages[:, : span.start])
+        slab.fill(row.index, pages[:, : span.start])
         return row
 
     def _place(self, slab: Slab, taken: Collection[Row]) -> int | None:

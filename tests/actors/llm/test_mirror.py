@@ -145,6 +145,28 @@ def test_rows_equal_pages_whatever_happens(seed, pages):
                 slab.compact(draw.sample(range(len(slab.owners)), draw.randint(1, len(slab.owners))))
 
 
+def test_a_slab_that_grows_wider_lets_go_of_idle_rows_and_of_none_that_the_step_has(pages):
+    mirror = Mirror(pages, 1 << 20)
+    crowd = [tuple(range(base, base + 9)) for base in range(100, 500, 9)]
+    assert len(decode(mirror, [span_at(9, table) for table in crowd], pages)) == 45
+    (slab,) = mirror._slabs.values()
+    assert len(slab.owners) == 64
+    table = tuple(range(60))
+    for start in range(9, 9 + 22):
+        decode(mirror, [span_at(start, table)], pages)
+    assert len(slab.owners) == 64, "control: nobody was idle for long"
+    for start in range(31, 100):
+        decode(mirror, [span_at(start, table)], pages)
+    assert len(slab.owners) == 8
+    # an idle row that is asked for again with a wider one, and rows that are not there any more
+    spans = [span_at(100, table), *(span_at(10, each) for each in crowd[:3])]
+    assert len(decode(mirror, spans, pages)) == 4
+    for start in range(1, 80):
+        decode(mirror, [span_at(100 + start, table)], pages)
+    rows = decode(mirror, [span_at(11, crowd[0]), span_at(210, table)], pages)
+    assert len({row.index for row in rows}) == 2
+
+
 def test_a_slab_gets_narrower_once_the_long_are_gone(pages):
     mirror = Mirror(pages, 4096)
     long, short = tuple(range(60)), tuple(range(100, 160))
