@@ -24,6 +24,7 @@ from idlegrid.actors.llm.plan import Plan
 from idlegrid.actors.llm.sampling import Sampled, SamplingRow
 from idlegrid.actors.llm.stage import Stage
 from idlegrid.actors.memory import keep_freed_memory
+from idlegrid.actors.pauses import keep_pauses_short
 from idlegrid.actors.shards import link as link_module
 from idlegrid.actors.shards import wire as wire_module
 from idlegrid.actors.shards.chain import StagePlace
@@ -106,6 +107,7 @@ def live(pipe: Any, folder: Path, layers: range, here: str, cores: Sequence[int]
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
     keep_freed_memory()
+    keep_pauses_short()
     join_network(here)
     thread = LoopThread("stage")
     stage = Stage(folder, layers, dtype=torch.float32, num_blocks=BLOCKS, block_size=BLOCK)

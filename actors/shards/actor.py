@@ -20,6 +20,7 @@ from ..llm.stage import Stage
 from ..llm.torch_engine import DTYPES
 from ..memory import keep_freed_memory
 from ..models import resolve, revision
+from ..pauses import keep_pauses_short
 from ..worker_address import client_tls, host_of, listener_tls
 from .chain import StagePlace
 from .leg import Door, Pace
@@ -83,6 +84,7 @@ class StageActor:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         keep_freed_memory()
+        keep_pauses_short()
         stage = Stage(
             folder,
             spec.layers,
