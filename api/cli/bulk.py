@@ -13,7 +13,7 @@ import typer
 from .grids import grid_for
 from .options import Address, ConfigFile, DryRun, MaxErrorRatio, Regions, StorageOptions, Workers, pairs
 from .output import Json, print_json, say, tell
-from .progress import clock, counted, shown
+from .progress import clock, counted, pace, shown
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def print_report(report: BulkReport) -> None:
         say(
             f"{plan.rows:,} rows of {counted(len(plan.files), 'file')} with {plan.model}: "
             f"{counted(len(plan.spans), 'part')}, about {clock(plan.seconds)} on {counted(plan.workers, 'worker')} "
-            f"({plan.rows_per_second:,.0f} rows/s each)"
+            f"({pace(plan.rows_per_second)} each)"
         )
         say(plan.schema)
         say(f"nothing was written; {report.reused_parts} of the parts exist already")
@@ -136,4 +136,4 @@ def print_report(report: BulkReport) -> None:
         f"{counted(report.rows, 'row')} in {counted(report.parts, 'part')} ({report.reused_parts} were there already), "
         f"{report.errors:,} with an error, {report.truncated:,} longer than the model reads"
     )
-    say(f"{clock(report.seconds)}, {report.rows_per_second:,.0f} rows/s → {report.target}")
+    say(f"{clock(report.seconds)}, {pace(report.rows_per_second)} → {report.target}")

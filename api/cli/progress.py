@@ -81,13 +81,17 @@ class Notices:
         return True
 
 
+def pace(rows_per_second: float) -> str:
+    """E.g. ``1,840 rows/s``, and for what is slow ``13.8 rows/min``."""
+    return f"{60 * rows_per_second:,.1f} rows/min" if 0 < rows_per_second < 1 else f"{rows_per_second:,.0f} rows/s"
+
+
 def numbers(look: Look) -> str:
     """E.g. ``3,072/12,000 rows · 1,840 rows/s · 0 errors · 4 workers · 0:05 left``."""
     left = "" if look.eta_seconds is None else f" · {clock(look.eta_seconds)} left"
     speed = look.rows_per_second
-    pace = f"{60 * speed:,.1f} rows/min" if 0 < speed < 1 else f"{speed:,.0f} rows/s"
     done = f"{look.rows:,}/{counted(look.rows_total, 'row')}{_under_way(look)}"
-    done += f" · {pace}" if speed or not look.under_way else ""
+    done += f" · {pace(speed)}" if speed or not look.under_way else ""
     return f"{done} · {counted(look.errors, 'error')} · {counted(look.workers, 'worker')}{left}"
 
 
