@@ -80,6 +80,8 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(idlegrid, grid, source, tmp_p
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
         cwd=tmp_path,
         start_new_session=True,
+        # a shell lets what it starts with & ignore Ctrl-C, and this is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     screen, drawn = [], threading.Event()

@@ -11,7 +11,7 @@ from distributed import LocalCluster
 from tiny_diffusion import PROMPTS
 
 from idlegrid.api.cli import progress
-from idlegrid.pipelines.bulk import generate, pulse
+from idlegrid.pipelines.bulk import drive, generate, pulse
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def near():
 def test_a_picture_that_takes_long_is_told_and_followed_step_by_step(idlegrid, near, tmp_path, tiny_sd, monkeypatch):
     monkeypatch.setattr(progress, "EVERY", 0.0)
     monkeypatch.setattr(pulse, "EVERY", 0.0)
+    monkeypatch.setattr(drive, "POLL", 0.01)  # these pictures take a third of a second
     monkeypatch.setattr(generate, "LONG_PICTURE", 0.0001)
     pq.write_table(pa.table({"prompt": PROMPTS[:2]}), tmp_path / "in.parquet")
     words = ("generate", tmp_path / "in.parquet", tmp_path / "drawn", "-c", "prompt", "-m", tiny_sd, "-s", near)
