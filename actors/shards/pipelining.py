@@ -1,4 +1,4 @@
-"""How many steps a chain should have under way, and in how many of them the work at hand should be shared. Pure.
+"""How many steps a chain should have under way, and in how many of them the work at hand should be shared. No clock.
 
 A stage that computes a step reads all its weights, whether the step holds one sequence or eight. So sharing eight
 sequences among three steps gives more only where computing takes time that grows with them (prompts), or where the
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -43,9 +44,11 @@ class _Size:
 
 
 class Pipelining:
-    """What is known of a chain's steps. Sizes are kept by powers of two."""
+    """What is known of a chain's steps. Sizes are kept by powers of two. Told by the head's loop, asked by the engine's
+    thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._trips: deque[float] = deque(maxlen=TRIPS)
         self._sizes: dict[int, _Size] = {}
 
@@ -54,31 +57,33 @@ class Pipelining:
         of the stage that computed longest. Ignored where that is not above 0."""
         if busiest <= 0:
             return
-        self._trips.append(trip / busiest)
-        size = self._sizes.setdefault(max(1, tokens).bit_length(), _Size())
-        if now - size.at > STALE:
-            size.tokens.clear()
-            size.trips.clear()
-            size.busiest.clear()
-        size.at = now
-        size.tokens.append(max(1, tokens))
-        size.trips.append(trip)
-        size.busiest.append(busiest)
+        with self._lock:
+            self._trips.append(trip / busiest)
+            size = self._sizes.setdefault(max(1, tokens).bit_length(), _Size())
+            if now - size.at > STALE:
+                size.tokens.clear()
+                size.trips.clear()
+                size.busiest.clear()
+            size.at = now
+            size.tokens.append(max(1, tokens))
+            size.trips.append(trip)
+            size.busiest.append(busiest)
 
     @property
     def depth(self) -> int:
         """M*: while one step passes the other stages and the wires, the busiest stage can compute so many others."""
-        if not self._trips:
-            return 1
-        return min(MOST, max(1, math.ceil(statistics.median(self._trips) - SLACK)))
+        with self._lock:
+            trips = statistics.median(self._trips) if self._trips else 1.0
+        return min(MOST, max(1, math.ceil(trips - SLACK)))
 
     def parts(self, tokens: int, now: float) -> int:
         """In how many steps `tokens` should be computed that could be in one: 1 to `depth`."""
-        known = sorted(
-            (statistics.median(size.tokens), statistics.median(size.trips), statistics.median(size.busiest))
-            for size in self._sizes.values()
-            if now - size.at <= STALE
-        )
+        with self._lock:
+            known = sorted(
+                (statistics.median(size.tokens), statistics.median(size.trips), statistics.median(size.busiest))
+                for size in self._sizes.values()
+                if now - size.at <= STALE
+            )
         most = min(self.depth, max(1, tokens))
         if not known or most == 1:
             return most

@@ -1,5 +1,8 @@
 """How many steps are under way, and how work is shared among them: by what steps took."""
 
+import sys
+import threading
+
 import pytest
 
 from idlegrid.actors.shards.pipelining import KEPT, MOST, STALE, Pipelining
@@ -84,3 +87,24 @@ def test_what_is_stale_is_tried_again():
     assert known.parts(8, NOW) == 1
     Chain().tell(known, 8, now=NOW + STALE + 1)
     assert known.parts(8, NOW + STALE + 1) == 3
+
+
+def test_it_is_told_by_one_thread_and_asked_by_another():
+    """Of more and more sizes, that are stale each time."""
+    known, over = Pipelining(), threading.Event()
+
+    def tell():
+        for turn in range(4000):
+            known.took(1 << turn % 24, 0.1, 0.01, NOW + turn * STALE)
+        over.set()
+
+    turn = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    teller = threading.Thread(target=tell)
+    try:
+        teller.start()
+        while not over.is_set():
+            assert 1 <= known.parts(8, NOW) <= MOST
+    finally:
+        teller.join()
+        sys.setswitchinterval(turn)
