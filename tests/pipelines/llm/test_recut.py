@@ -168,3 +168,32 @@ async def test_a_lead_that_hangs_is_missed_long_before_its_connection_is(grid, r
         finally:
             os.kill(grid.processes[lead].pid, signal.SIGCONT)
         assert reader.tokens == right
+
+
+async def test_a_stage_that_is_lost_while_others_load_beside_the_chain_is_replaced_before_they_have(grid, right):
+    """Who takes what the one that leaves holds is stopped: the chain must not wait for it."""
+    await grid.whole("a", "b")
+    async with LlmService(grid.scheduler.address, [split(2)], patience=CALM) as service:
+        [replica] = await ready(service, 1, MODEL)
+        before = {layers.start: donor for donor, layers in held(service).items()}
+        grid.join("slow", memory=FOUR)
+        await grid.whole("a", "b", "slow")
+        slow = grid.processes["slow"].pid
+        os.kill(slow, signal.SIGSTOP)
+        try:
+            with listening(service) as (told, coverage):
+                reader = Reader(service, drawing("r"), MODEL)
+                await reader.at_least(10)
+                await control(grid, before[3], "drain")
+                await until(lambda: any(donor == "slow" for donor, *_ in coverage))
+                grid.join("c", memory=FOUR)
+                await until(lambda: "c" in grid.running())
+                grid.kill(before[0])
+                await until(lambda: held(service).get("c") == range(3))
+                assert "slow" not in held(service)
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        assert (await reader.ended()).reason is FinishReason.LENGTH
+        assert reader.tokens == right
+        assert {epoch for epoch, *_ in told} == {replica.epoch}
+        await until(lambda: held(service) == {"c": range(3), "slow": range(3, 6)})
