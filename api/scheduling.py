@@ -39,9 +39,14 @@ async def serve_scheduler(settings: Settings, stop: asyncio.Event, say: Say) -> 
         await stop.wait()
 
 
+NO_NEWS = ("marked as failed because", "Received heartbeat from unregistered worker")
+"""That a job's worker died, in a count that is not the job's: the job's own attempts tell it. And a last sign of life
+on its way while its worker leaves: the answer tells who is still there to register again."""
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that a job's worker died, in a count that is not the job's: the job's own attempts tell it."""
-    return "marked as failed because" not in str(record.msg)
+    """Whether an operator can do something with it."""
+    return not any(words in str(record.msg) for words in NO_NEWS)
 
 
 def _dashboard_address(place: Place, say: Say) -> str:
