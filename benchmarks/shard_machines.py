@@ -13,7 +13,7 @@ import os
 import signal
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,9 @@ class Star:
     def parts(self, tokens: int) -> int:
         return 1
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
         return self._thread.run(self._step(step_to_note(plan, to_rows(rows), ids=True)))
 
     async def _step(self, note: Any) -> Sampled:

@@ -99,12 +99,14 @@ class Told:
     def parts(self, tokens: int) -> int:
         return self.chain.parts(tokens)
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
         if rows:
             self.answers += 1
             if self.answers == self.at:
                 self.happens()
-        return self.chain.submit(plan, rows)
+        return self.chain.submit(plan, rows, unless)
 
     def mend(self, why: str) -> Future[None]:
         self.broken = time.perf_counter()

@@ -39,11 +39,15 @@ class Chain(Protocol):
     def parts(self, tokens: int) -> int:
         """In how many steps so many tokens should be computed that could be in one: 1 to `depth`. May change."""
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
         """Compute a step, and choose a token for each of its rows of logits, in their order.
 
         Steps are computed, and answered, in the order in which they come. Whatever the answer raises, the step is lost
-        and may be computed again; ChainBroken: all steps are lost, and `mend` is to be called.
+        and may be computed again; ChainBroken: all steps are lost, and `mend` is to be called. `unless`: a chain may
+        ask it as often as it likes, and give up the step with GivenUp as soon as it says so; then the plan must have no
+        copies.
         """
 
     def mend(self, why: str) -> Future[None]:
@@ -75,7 +79,7 @@ class LocalChain:
     def submit(
         self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
     ) -> Future[Sampled]:
-        """See Chain. The answer raises GivenUp as soon as `unless` says so; then the plan must have no copies."""
+        """See Chain. `unless` is asked before each layer."""
         answer: Future[Sampled] = Future()
         try:
             answer.set_result(self.compute(plan, rows, unless))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from .answer import NO_CHOICE, Answer
-from .chain import Chain, ChainBroken, LocalChain, NotMended
+from .chain import Chain, ChainBroken, NotMended
 from .plan import GivenUp
 from .request import FinishReason, TokenLogprob
 from .sampling import Sampled
@@ -139,9 +139,7 @@ class EngineCore:
     def _submitted(self, step: Step) -> Future[Sampled]:
         rows = [self._answers[row.id].row() for row in step.rows]
         background = all(sequence.background for sequence in step.sequences)
-        if background and not step.plan.copies and isinstance(self._chain, LocalChain):
-            return self._chain.submit(step.plan, rows, self._pressing)
-        return self._chain.submit(step.plan, rows)
+        return self._chain.submit(step.plan, rows, self._pressing if background and not step.plan.copies else None)
 
     def _land(self) -> list[Told]:
         told: list[Told] = []

@@ -105,9 +105,11 @@ class Failover:
         """See Chain."""
         return self.head.parts(tokens)
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
         """See Chain."""
-        answer = self.head.submit(plan, rows)
+        answer = self.head.submit(plan, rows, unless)
         if self._barren:
             answer.add_done_callback(self._heard)
         return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from ..llm.chain import ChainBroken
@@ -106,8 +106,10 @@ class Head:
         """As `submit`, but waits. Raises StepLost and ChainBroken: it needs a new epoch then."""
         return self.submit(plan, rows).result()
 
-    def submit(self, plan: Plan, rows: Sequence[SamplingRow]) -> Future[Sampled]:
-        """Send a step on its way, see `llm.chain.Chain`."""
+    def submit(
+        self, plan: Plan, rows: Sequence[SamplingRow], unless: Callable[[], bool] | None = None
+    ) -> Future[Sampled]:
+        """Send a step on its way, see `llm.chain.Chain`. It is not given up: it may be in any of the stages."""
         try:
             return self._thread.run(self._step(plan, step_to_note(plan, to_rows(rows), ids=True)))
         except RuntimeError:

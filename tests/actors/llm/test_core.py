@@ -23,7 +23,7 @@ class Held:
     def parts(self, tokens):
         return self._parts if tokens <= 8 else self.depth
 
-    def submit(self, plan, rows):
+    def submit(self, plan, rows, unless=None):
         answer = Future()
         self.sent.append(([len(span.tokens) for span in plan.spans], len(rows), answer))
         return answer

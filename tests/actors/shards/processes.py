@@ -178,11 +178,11 @@ class Disturbed:
     def parts(self, tokens: int) -> int:
         return self.chain.parts(tokens)
 
-    def submit(self, plan: Any, rows: Any) -> Any:
+    def submit(self, plan: Any, rows: Any, unless: Any = None) -> Any:
         if self.left == 0:
             self.happens()
         self.left -= 1
-        return self.chain.submit(plan, rows)
+        return self.chain.submit(plan, rows, unless)
 
     def mend(self, why: str) -> Any:
         return self.chain.mend(why)

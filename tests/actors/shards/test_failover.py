@@ -78,8 +78,8 @@ class Again:
     def parts(self, tokens):
         return self.chain.parts(tokens)
 
-    def submit(self, plan, rows):
-        return self.chain.submit(plan, rows)
+    def submit(self, plan, rows, unless=None):
+        return self.chain.submit(plan, rows, unless)
 
     def mend(self, why):
         if self.after is not None:

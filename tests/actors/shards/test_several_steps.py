@@ -30,11 +30,11 @@ class Watched:
     def parts(self, tokens):
         return self.head.parts(tokens)
 
-    def submit(self, plan, rows):
+    def submit(self, plan, rows, unless=None):
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         self.spans.append([len(span.tokens) for span in plan.spans])
-        answer = self.head.submit(plan, rows)
+        answer = self.head.submit(plan, rows, unless)
         answer.add_done_callback(self.landed)
         return answer
 
